@@ -1,0 +1,159 @@
+//! Every environment variable that aishim reads, declared once: its name, the values it takes and what it does. The shim
+//! warns about what is not in this list, `aictl doctor` and the documentation are made from it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+/// What every variable of aishim begins with; `AISHIM` itself is one.
+pub const PREFIX: &str = "AISHIM";
+
+/// The values a variable takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// A decimal number from the first to the second.
+    Number(u64, u64),
+    /// A path; any text.
+    Path,
+}
+
+/// One declared variable.
+#[derive(Clone, Copy, Debug)]
+pub struct Variable {
+    /// Its name in the environment.
+    pub name: &'static str,
+    /// The values it takes.
+    pub values: Values,
+    /// What holds where it is unset or empty.
+    pub default: &'static str,
+    /// One sentence for people.
+    pub text: &'static str,
+}
+
+const SWITCH: Values = Values::Words(&["on", "off"]);
+
+/// All variables.
+pub const ALL: &[Variable] = &[
+    Variable {
+        name: "AISHIM",
+        values: SWITCH,
+        default: "on",
+        text: "Turns all of the library off: every call goes straight to the driver.",
+    },
+    Variable {
+        name: "AISHIM_DIR",
+        values: Values::Path,
+        default: "/run/aishim where it may be written, else /dev/shm/aishim-UID",
+        text: "The runtime directory, where processes publish their figures.",
+    },
+    Variable {
+        name: "AISHIM_LIB",
+        values: Values::Path,
+        default: "beside aictl, ../lib or ../lib/aishim",
+        text: "The library that aictl preloads.",
+    },
+    Variable {
+        name: "AISHIM_LOG",
+        values: Values::Words(&["off", "error", "warn", "info", "debug"]),
+        default: "off",
+        text: "What the library writes to stderr.",
+    },
+    Variable {
+        name: "AISHIM_POOL_MIB",
+        values: Values::Number(0, 65_536),
+        default: "256",
+        text: "Size the pool of pinned memory may grow to, in MiB; 0 turns the pool off.",
+    },
+    Variable {
+        name: "AISHIM_PRIORITY",
+        values: Values::Number(0, 100),
+        default: "20",
+        text: "Priority of the process on the GPU; higher is more important.",
+    },
+    Variable {
+        name: "AISHIM_SAMPLE",
+        values: SWITCH,
+        default: "on",
+        text: "Turns the measuring of GPU time off.",
+    },
+];
+
+impl Variable {
+    /// The declared variable of that name.
+    #[must_use]
+    pub fn named(name: &OsStr) -> Option<&'static Self> {
+        ALL.iter().find(|v| name == v.name)
+    }
+
+    /// Whether `value` is one it takes; empty counts as unset, which is always taken.
+    #[must_use]
+    pub fn accepts(&self, value: &OsStr) -> bool {
+        value.is_empty()
+            || match self.values {
+                Values::Words(words) => words.iter().any(|w| value == *w),
+                Values::Number(low, high) => {
+                    number(value).is_some_and(|n| (low..=high).contains(&n))
+                }
+                Values::Path => true,
+            }
+    }
+}
+
+/// Whether `name` looks like a variable of aishim but is not declared: `AISHIM_` and something unknown after it.
+#[must_use]
+pub fn is_unknown(name: &OsStr) -> bool {
+    let rest = name.as_bytes().strip_prefix(PREFIX.as_bytes());
+    rest.is_some_and(|r| r.starts_with(b"_")) && Variable::named(name).is_none()
+}
+
+fn number(value: &OsStr) -> Option<u64> {
+    let text = value.to_str()?;
+    // The standard library's parser takes a leading plus sign, we do not.
+    text.starts_with(|c: char| c.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+impl fmt::Display for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(&words.join(", ")),
+            Self::Number(low, high) => write!(f, "a number from {low} to {high}"),
+            Self::Path => f.write_str("a path"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_and_ours() {
+        assert!(ALL.windows(2).all(|w| w[0].name < w[1].name));
+        assert!(ALL.iter().all(|v| v.name.starts_with(PREFIX)));
+        assert!(Variable::named(OsStr::new(crate::directory::VARIABLE)).is_some());
+    }
+
+    #[test]
+    fn values_are_checked() {
+        let pool = Variable::named(OsStr::new("AISHIM_POOL_MIB")).unwrap();
+        for good in ["", "0", "256", "65536"] {
+            assert!(pool.accepts(OsStr::new(good)), "{good}");
+        }
+        for bad in ["+1", "-1", "lots", "65537", "1.5", "99999999999999999999"] {
+            assert!(!pool.accepts(OsStr::new(bad)), "{bad}");
+        }
+        let switch = Variable::named(OsStr::new("AISHIM")).unwrap();
+        assert!(switch.accepts(OsStr::new("off")) && !switch.accepts(OsStr::new("0")));
+    }
+
+    #[test]
+    fn only_our_own_names_are_judged() {
+        assert!(is_unknown(OsStr::new("AISHIM_POOL_MB")));
+        assert!(!is_unknown(OsStr::new("AISHIM_POOL_MIB")));
+        assert!(!is_unknown(OsStr::new("AISHIM")) && !is_unknown(OsStr::new("AISHIMMER")));
+        assert!(!is_unknown(OsStr::new("PATH")));
+    }
+}

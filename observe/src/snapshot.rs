@@ -1,0 +1,180 @@
+//! One look at everything.
+
+use crate::gpu::{Board, GpuProcess};
+use crate::places::{self, Place};
+use crate::process::{Process, State};
+use crate::procfs::{self, Identity};
+use crate::skipped::Skipped;
+use crate::user::Names;
+use aishim_abi::segment_file;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The library that answers for the GPUs.
+pub const NVML: &str = "libnvidia-ml.so.1";
+
+/// More segments than this in one directory are not looked at: a directory may be somebody else's.
+const MOST_SEGMENTS: usize = 4096;
+
+/// Where to look.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The runtime directory, as [`aishim_abi::directory::path`] tells it.
+    pub directory: PathBuf,
+    /// Whether to look into the directories of the system and of other users too, as far as they may be read.
+    pub everybody: bool,
+    /// Name or path of the NVML library; none leaves the GPUs out.
+    pub nvml: Option<PathBuf>,
+}
+
+/// What was seen at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// When.
+    pub taken: SystemTime,
+    /// The directories that were looked into.
+    pub directories: Vec<PathBuf>,
+    /// Processes under aishim: the living by PID, then those that ended.
+    pub processes: Vec<Process>,
+    /// Files that were left out.
+    pub skipped: Vec<Skipped>,
+    /// The GPUs, or why there is nothing to tell of them.
+    pub board: Result<Board, String>,
+    /// Processes that NVML sees on a GPU and that have no segment.
+    pub not_under_aishim: Vec<Foreigner>,
+}
+
+/// A process on a GPU that is not under aishim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreigner {
+    /// Process id as NVML tells it.
+    pub pid: u32,
+    /// Name of its user, where /proc tells it.
+    pub user: Option<String>,
+    /// Command line, where /proc tells it.
+    pub command: Option<String>,
+    /// UUID of the GPU.
+    pub gpu_uuid: String,
+    /// Memory it uses there, in bytes, where the driver tells it.
+    pub gpu_memory_bytes: Option<u64>,
+}
+
+impl Options {
+    /// What `aictl` uses: the runtime directory of this user as `variable` (the value of `AISHIM_DIR`) has it. Where that
+    /// is set, it alone is looked into.
+    #[must_use]
+    pub fn of_environment() -> Self {
+        let variable = std::env::var_os(aishim_abi::directory::VARIABLE);
+        let everybody = variable.as_ref().is_none_or(|v| v.is_empty());
+        let uid = rustix::process::geteuid().as_raw();
+        Self {
+            directory: aishim_abi::directory::path(variable, uid),
+            everybody,
+            nvml: Some(PathBuf::from(NVML)),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Looks at everything once.
+    #[must_use]
+    pub fn take(options: &Options) -> Self {
+        // NVML takes its time to load; the segments are read meanwhile.
+        std::thread::scope(|scope| {
+            let board = scope.spawn(|| match &options.nvml {
+                Some(library) => Board::read(library),
+                None => Err("not asked for".to_owned()),
+            });
+            let seen = Segments::read(&places::all(options));
+            let board = board
+                .join()
+                .unwrap_or_else(|_| Err("NVML failed".to_owned()));
+            seen.with_board(board)
+        })
+    }
+}
+
+/// The half of a snapshot that comes from files.
+#[derive(Default)]
+struct Segments {
+    directories: Vec<PathBuf>,
+    processes: Vec<Process>,
+    skipped: Vec<Skipped>,
+    names: Names,
+}
+
+impl Segments {
+    fn read(places: &[Place]) -> Self {
+        let mut seen = Self::default();
+        for place in places {
+            // A directory that is missing or closed to us has nothing to show.
+            let Ok(mut files) = segment_file::list(&place.reach) else {
+                continue;
+            };
+            seen.directories.push(place.directory.clone());
+            files.sort();
+            for file in files.iter().skip(MOST_SEGMENTS) {
+                seen.skipped.push(Skipped::one_too_many(file));
+            }
+            for file in files.iter().take(MOST_SEGMENTS) {
+                seen.add(file, &place.directory);
+            }
+        }
+        seen.processes
+            .sort_by_key(|p| (p.has_ended(), p.pid, p.start_ticks));
+        seen
+    }
+
+    fn add(&mut self, file: &Path, directory: &Path) {
+        match Process::read(file, &mut self.names) {
+            Ok(mut process) => {
+                let name = process.file.file_name().unwrap_or_default();
+                process.file = directory.join(name);
+                self.processes.push(process);
+            }
+            Err(skipped) if skipped.has_vanished() => {}
+            Err(skipped) => self.skipped.push(skipped),
+        }
+    }
+
+    fn with_board(mut self, board: Result<Board, String>) -> Snapshot {
+        let on_gpus = board
+            .as_ref()
+            .map(|b| b.processes.clone())
+            .unwrap_or_default();
+        let not_under_aishim = self.foreigners(on_gpus);
+        Snapshot {
+            taken: SystemTime::now(),
+            directories: self.directories,
+            processes: self.processes,
+            skipped: self.skipped,
+            board,
+            not_under_aishim,
+        }
+    }
+
+    fn foreigners(&mut self, on_gpus: Vec<GpuProcess>) -> Vec<Foreigner> {
+        let living = self.processes.iter().filter(|p| p.state != State::Ended);
+        let ours: HashSet<(u32, u64)> = living.map(|p| (p.pid, p.start_ticks)).collect();
+        let pids: HashSet<u32> = ours.iter().map(|(pid, _)| *pid).collect();
+        // A process in a container knows itself by another PID than we do; its start time is the same everywhere.
+        let is_ours = |pid: u32| match Identity::of(pid) {
+            Some(i) => ours.contains(&(i.innermost_pid, i.start_ticks)),
+            None => pids.contains(&pid),
+        };
+        let mut foreigners: Vec<Foreigner> = on_gpus
+            .into_iter()
+            .filter(|p| !is_ours(p.pid))
+            .map(|p| Foreigner {
+                pid: p.pid,
+                user: procfs::owner(p.pid).map(|uid| self.names.of(uid)),
+                command: procfs::command(p.pid),
+                gpu_uuid: p.gpu_uuid,
+                gpu_memory_bytes: p.memory_bytes,
+            })
+            .collect();
+        foreigners.sort_by(|a, b| (a.pid, &a.gpu_uuid).cmp(&(b.pid, &b.gpu_uuid)));
+        foreigners
+    }
+}

@@ -1,0 +1,162 @@
+//! How much memory the pool may hold, and in which pieces.
+
+use std::{error::Error, fmt};
+
+/// The unit of allocation, in bytes, and the alignment of every block.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// What a pool takes when nothing else is asked for, in bytes.
+pub const DEFAULT_CAPACITY_BYTES: usize = 256 * MIB;
+
+/// The largest capacity a pool can have, in bytes.
+pub const MAX_CAPACITY_BYTES: usize = 4096 * MIB - MAX_SLABS * BLOCK_BYTES - BLOCK_BYTES;
+
+/// The largest slab, in bytes: a block's word has 30 bits for the size that was asked for.
+pub const MAX_SLAB_BYTES: usize = 512 * MIB;
+
+/// The most slabs a pool can have.
+pub const MAX_SLABS: usize = 16;
+
+const MIB: usize = 1024 * 1024;
+
+/// The slabs a pool grows by, in order. A block never spans two of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    slab_bytes: Vec<usize>,
+}
+
+impl PoolConfig {
+    /// A pool of exactly these slabs, each a size in bytes.
+    ///
+    /// # Errors
+    /// When there is none or more than [`MAX_SLABS`], one is no multiple of [`BLOCK_BYTES`], is zero or above
+    /// [`MAX_SLAB_BYTES`], or all together exceed [`MAX_CAPACITY_BYTES`].
+    pub fn with_slabs(slab_bytes: &[usize]) -> Result<Self, ConfigError> {
+        if slab_bytes.is_empty() || slab_bytes.len() > MAX_SLABS {
+            return Err(ConfigError::SlabCount(slab_bytes.len()));
+        }
+        for &bytes in slab_bytes {
+            if bytes == 0 || bytes > MAX_SLAB_BYTES || !bytes.is_multiple_of(BLOCK_BYTES) {
+                return Err(ConfigError::SlabSize(bytes));
+            }
+        }
+        let total = slab_bytes.iter().sum();
+        if total > MAX_CAPACITY_BYTES {
+            return Err(ConfigError::Capacity(total));
+        }
+        Ok(Self {
+            slab_bytes: slab_bytes.to_vec(),
+        })
+    }
+
+    /// A pool of `bytes`, rounded up to whole blocks, in slabs of 16, 16, 32, 64, 128 MiB and so on: the first is
+    /// soon there, and the later ones double what is there.
+    ///
+    /// # Errors
+    /// When `bytes` is zero or exceeds [`MAX_CAPACITY_BYTES`].
+    pub fn with_capacity(bytes: usize) -> Result<Self, ConfigError> {
+        if bytes == 0 || bytes > MAX_CAPACITY_BYTES {
+            return Err(ConfigError::Capacity(bytes));
+        }
+        let total = bytes.next_multiple_of(BLOCK_BYTES);
+        let mut slab_bytes = Vec::new();
+        let mut so_far = 0;
+        while so_far < total {
+            let next = so_far.clamp(16 * MIB, MAX_SLAB_BYTES).min(total - so_far);
+            slab_bytes.push(next);
+            so_far += next;
+        }
+        Self::with_slabs(&slab_bytes)
+    }
+
+    /// The slabs' sizes in bytes, in the order in which they are reserved.
+    #[must_use]
+    pub fn slab_bytes(&self) -> &[usize] {
+        &self.slab_bytes
+    }
+}
+
+impl Default for PoolConfig {
+    /// [`DEFAULT_CAPACITY_BYTES`] in slabs of 16, 16, 32, 64 and 128 MiB.
+    fn default() -> Self {
+        Self {
+            slab_bytes: vec![16 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 128 * MIB],
+        }
+    }
+}
+
+/// Why a pool cannot have the shape that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigError {
+    /// This many slabs: none, or more than [`MAX_SLABS`].
+    SlabCount(usize),
+    /// A slab of this many bytes: zero, no multiple of [`BLOCK_BYTES`], or above [`MAX_SLAB_BYTES`].
+    SlabSize(usize),
+    /// This many bytes in all: zero, or above [`MAX_CAPACITY_BYTES`].
+    Capacity(usize),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SlabCount(count) => write!(f, "a pool has 1 to {MAX_SLABS} slabs, not {count}"),
+            Self::SlabSize(bytes) => write!(
+                f,
+                "a slab is a multiple of {BLOCK_BYTES} bytes up to {MAX_SLAB_BYTES}, not {bytes}"
+            ),
+            Self::Capacity(bytes) => {
+                write!(f, "a pool has 1 to {MAX_CAPACITY_BYTES} bytes, not {bytes}")
+            }
+        }
+    }
+}
+
+impl Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_what_its_capacity_gives() {
+        let config = PoolConfig::with_capacity(DEFAULT_CAPACITY_BYTES).unwrap();
+        assert_eq!(config, PoolConfig::default());
+    }
+
+    #[test]
+    fn any_capacity_is_reached_exactly_in_whole_blocks() {
+        for bytes in [
+            1,
+            4096,
+            4097,
+            16 * MIB,
+            16 * MIB + 1,
+            100 * MIB,
+            1024 * MIB,
+            MAX_CAPACITY_BYTES,
+        ] {
+            let config = PoolConfig::with_capacity(bytes).unwrap();
+            let total: usize = config.slab_bytes().iter().sum();
+            assert_eq!(total, bytes.next_multiple_of(BLOCK_BYTES));
+        }
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_are_refused() {
+        assert_eq!(PoolConfig::with_slabs(&[]), Err(ConfigError::SlabCount(0)));
+        assert_eq!(
+            PoolConfig::with_slabs(&[4096; 17]),
+            Err(ConfigError::SlabCount(17))
+        );
+        assert_eq!(
+            PoolConfig::with_slabs(&[4095]),
+            Err(ConfigError::SlabSize(4095))
+        );
+        assert_eq!(PoolConfig::with_slabs(&[0]), Err(ConfigError::SlabSize(0)));
+        assert_eq!(PoolConfig::with_capacity(0), Err(ConfigError::Capacity(0)));
+        assert_eq!(
+            PoolConfig::with_capacity(MAX_CAPACITY_BYTES + 1),
+            Err(ConfigError::Capacity(MAX_CAPACITY_BYTES + 1))
+        );
+    }
+}

@@ -1,0 +1,350 @@
+//! The pool itself: allocation, free, and the questions about addresses.
+
+use std::{ptr::NonNull, time::Instant};
+
+use crate::{
+    config::{BLOCK_BYTES, PoolConfig},
+    fence::WorkFence,
+    growth::{GrowOutcome, Growth, StillAllocated},
+    ledger::Ledger,
+    page_map::{PageMap, Word},
+    reuse_clock::ReuseClock,
+    shard,
+    size_class::blocks_for,
+    slab_table::SlabTable,
+    source::PinnedSource,
+    stats::{Miss, PoolStats},
+    store::{Store, Taker},
+    sync::pause,
+};
+
+/// Page-locked memory, handed out in blocks of 4 KiB from slabs that a [`PinnedSource`] gave.
+///
+/// All methods may be called by any thread at any time. None panics, none allocates, and only [`grow`](Self::grow),
+/// [`release_all`](Self::release_all) and, now and then, the fence's part in [`alloc`](Self::alloc),
+/// [`free`](Self::free) and [`tend`](Self::tend) call out. Dropping a pool releases nothing: at the end of a process
+/// nobody may call the driver any more.
+pub struct Pool {
+    slabs: SlabTable,
+    map: PageMap,
+    store: Store,
+    clock: ReuseClock,
+    ledger: Ledger,
+    growth: Growth,
+    source: Box<dyn PinnedSource>,
+    gpu: Box<dyn WorkFence>,
+    started: Instant,
+}
+
+/// What became of a free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreeOutcome {
+    /// The block is the pool's again; it is handed out once the GPU is done with it.
+    Freed,
+    /// The address is not in the pool's memory.
+    NotOurs,
+    /// The address lies inside a block, and a block is freed by its first byte.
+    NotABlockStart,
+    /// The address is in the pool's memory, but nothing is allocated there.
+    AlreadyFree,
+}
+
+/// What the pool knows of an allocated block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// The address of its first byte.
+    pub start: usize,
+    /// The size that was asked for.
+    pub requested_bytes: usize,
+    /// What the caller gave to be kept with it.
+    pub tag: u32,
+}
+
+impl Pool {
+    /// A pool that has nothing yet: [`grow`](Self::grow) reserves its first slab.
+    #[must_use]
+    pub fn new(
+        config: &PoolConfig,
+        source: Box<dyn PinnedSource>,
+        fence: Box<dyn WorkFence>,
+    ) -> Self {
+        let slabs = SlabTable::new(config);
+        Self {
+            map: PageMap::new(slabs.index_count()),
+            store: Store::new(&slabs),
+            clock: ReuseClock::new(),
+            ledger: Ledger::new(slabs.next().map_or(1, |slab| slab.blocks())),
+            growth: Growth::new(),
+            source,
+            gpu: fence,
+            started: Instant::now(),
+            slabs,
+        }
+    }
+
+    /// Allocates `bytes`, aligned to 4 KiB, and keeps `tag` with them.
+    ///
+    /// # Errors
+    /// The reason why there is nothing; all are counted. The source is never called.
+    #[inline]
+    pub fn alloc(&self, bytes: usize, tag: u32) -> Result<NonNull<u8>, Miss> {
+        let shard = shard::current();
+        self.blocks_of(bytes)
+            .and_then(|blocks| self.take(shard, blocks).map(|index| (blocks, index)))
+            .and_then(|(blocks, index)| self.hand_out(shard, index, blocks, bytes, tag))
+            .inspect_err(|&miss| self.note_miss(miss))
+    }
+
+    /// Frees the block that starts at `address`.
+    #[inline]
+    pub fn free(&self, address: *const u8) -> FreeOutcome {
+        let Some(place) = self.slabs.place_of(address.addr()) else {
+            return FreeOutcome::NotOurs;
+        };
+        if place.offset_bytes == 0
+            && let Some(word) = self.map.retire(place.index)
+        {
+            self.put_back(place.index, word);
+            return FreeOutcome::Freed;
+        }
+        match self.map.live_around(place.index) {
+            // Two threads freed it, and meanwhile a third has it anew: ours was the second free.
+            Some((start, _)) if start == place.index && place.offset_bytes == 0 => {
+                FreeOutcome::AlreadyFree
+            }
+            Some(_) => FreeOutcome::NotABlockStart,
+            None => FreeOutcome::AlreadyFree,
+        }
+    }
+
+    /// Whether `address` lies in the pool's memory, allocated or not. A few loads.
+    #[inline]
+    #[must_use]
+    pub fn contains(&self, address: *const u8) -> bool {
+        self.slabs.place_of(address.addr()).is_some()
+    }
+
+    /// The allocated block in whose requested bytes `address` lies.
+    #[must_use]
+    pub fn block_of(&self, address: *const u8) -> Option<BlockInfo> {
+        let place = self.slabs.place_of(address.addr())?;
+        let (index, word) = self.map.live_around(place.index)?;
+        let start = self.slabs.address_of(index)?;
+        let info = BlockInfo {
+            start,
+            requested_bytes: word.requested_bytes(),
+            tag: word.tag(),
+        };
+        (address.addr().wrapping_sub(start) < info.requested_bytes).then_some(info)
+    }
+
+    /// Reserves the next slab through the source. The first one is the caller's to wait for; later ones are best
+    /// reserved by a thread of their own, since a source may take 100 ms.
+    ///
+    /// # Errors
+    /// The source's own error code. [`wants_growth`](Self::wants_growth) is false from then on.
+    pub fn grow(&self) -> Result<GrowOutcome, i32> {
+        self.growth.grow(&self.slabs, &*self.source, self.now_ms())
+    }
+
+    /// Whether another slab would be of use: a request missed for want of it, or less than half of what is reserved
+    /// is in the free list. A few loads.
+    #[must_use]
+    pub fn wants_growth(&self) -> bool {
+        self.growth.is_possible(&self.slabs) && (self.growth.is_pressed() || self.store.is_low())
+    }
+
+    /// Asks the fence whether what was freed is safe by now, and marks what was freed since. Never needed, and
+    /// useful where the GPU is known to have finished something: after a synchronisation, say.
+    pub fn tend(&self) {
+        self.turn_clock();
+    }
+
+    /// The memory went away with its context: no address is the pool's from now on, every request misses, and nothing
+    /// is released. For good; a new context gets a new pool.
+    pub fn forget(&self) {
+        self.growth.forget(&self.slabs);
+    }
+
+    /// Gives all memory back to the source, for good. No thread may be in [`alloc`](Self::alloc) meanwhile. What the
+    /// GPU may still use is the source's concern: cuMemFreeHost waits for it.
+    ///
+    /// # Errors
+    /// When blocks are allocated; the pool then goes on as before.
+    pub fn release_all(&self) -> Result<(), StillAllocated> {
+        self.growth.release_all(&self.slabs, &*self.source, || {
+            self.ledger.totals().allocated_blocks
+        })
+    }
+
+    /// The pool's figures at this moment, without a lock.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        let block_bytes = BLOCK_BYTES as u64;
+        let totals = self.ledger.totals();
+        let (marks_made, marks_passed) = self.clock.marks();
+        PoolStats {
+            capacity_bytes: u64::from(self.slabs.total_blocks()) * block_bytes,
+            reserved_bytes: self.slabs.reserved_blocks() * block_bytes,
+            block_bytes,
+            total_blocks: u64::from(self.slabs.total_blocks()),
+            allocated_bytes: totals.allocated_blocks * block_bytes,
+            requested_bytes: totals.requested_bytes,
+            allocated_blocks: totals.allocated_blocks,
+            quarantined_bytes: self.ledger.quarantined_blocks() * block_bytes,
+            high_water_bytes: totals.high_water_blocks * block_bytes,
+            hits: totals.hits,
+            misses: self.ledger.misses(),
+            frees: totals.frees,
+            marks_made,
+            marks_passed,
+        }
+    }
+
+    /// How many blocks a request takes, if the pool can ever have them.
+    #[inline]
+    fn blocks_of(&self, bytes: usize) -> Result<u32, Miss> {
+        if bytes == 0 {
+            return Err(Miss::ZeroBytes);
+        }
+        if self.growth.is_closed() {
+            return Err(Miss::Closed);
+        }
+        let blocks = blocks_for(bytes).ok_or(Miss::TooLarge)?;
+        if blocks > self.slabs.largest_blocks() {
+            Err(Miss::TooLarge)
+        } else {
+            Ok(blocks)
+        }
+    }
+
+    #[inline]
+    fn take(&self, shard: usize, blocks: u32) -> Result<u32, Miss> {
+        match self.store.take(&self.taker(shard), blocks) {
+            Ok(Some(index)) => Ok(index),
+            _ => self.take_after_turn(shard, blocks),
+        }
+    }
+
+    /// Nothing is free and safe. Perhaps the GPU is done with more by now, or it lies in pieces in the caches.
+    #[cold]
+    fn take_after_turn(&self, shard: usize, blocks: u32) -> Result<u32, Miss> {
+        if self.slabs.installed() == 0 {
+            return Err(Miss::NotReserved);
+        }
+        if !self.turn_clock() {
+            self.wait_for_turn();
+        }
+        match self.store.take_sweeping(&self.taker(shard), blocks) {
+            Ok(Some(index)) => Ok(index),
+            Ok(None) => Err(self.shortage(blocks)),
+            Err(_) => Err(Miss::Busy),
+        }
+    }
+
+    fn shortage(&self, blocks: u32) -> Miss {
+        let growth_helps = self.growth.is_possible(&self.slabs)
+            && self.slabs.missing().any(|slab| slab.blocks() >= blocks);
+        if growth_helps {
+            return Miss::NotReserved;
+        }
+        let allocated = self.ledger.totals().allocated_blocks;
+        let quarantined = self.ledger.quarantined_blocks();
+        let not_allocated = self.slabs.reserved_blocks().saturating_sub(allocated);
+        if quarantined != 0 && not_allocated >= u64::from(blocks) {
+            Miss::WaitingForGpu
+        } else {
+            Miss::NoRoom
+        }
+    }
+
+    #[inline]
+    fn hand_out(
+        &self,
+        shard: usize,
+        index: u32,
+        blocks: u32,
+        bytes: usize,
+        tag: u32,
+    ) -> Result<NonNull<u8>, Miss> {
+        let address = self
+            .slabs
+            .address_of(index)
+            .map(std::ptr::with_exposed_provenance_mut);
+        let address = address.and_then(NonNull::new).ok_or(Miss::Closed)?;
+        self.map.publish(index, blocks, Word::live(bytes, tag));
+        self.ledger.note_hit(shard, blocks, bytes);
+        Ok(address)
+    }
+
+    #[inline]
+    fn put_back(&self, index: u32, word: Word) {
+        let (shard, blocks) = (shard::current(), word.blocks());
+        let epoch = self.clock.stamp();
+        let freed_since_mark = self
+            .ledger
+            .note_free(shard, blocks, word.requested_bytes(), epoch);
+        self.store.put(shard, index, blocks, epoch);
+        if freed_since_mark.is_some_and(|freed| self.is_worth_a_mark(freed)) {
+            self.turn_clock();
+        }
+    }
+
+    /// Half of what is not allocated is worth a mark: the other half serves while the mark is in flight, and marks,
+    /// which cost calls to the driver, stay rare. The floor keeps them rare in a full pool too, where an allocation
+    /// that finds nothing asks for one anyway.
+    fn is_worth_a_mark(&self, freed_blocks: u64) -> bool {
+        let reserved = self.slabs.reserved_blocks();
+        let room = reserved.saturating_sub(self.ledger.reported_blocks());
+        freed_blocks >= (room / 2).max(reserved / 32)
+    }
+
+    #[cold]
+    fn note_miss(&self, miss: Miss) {
+        self.ledger.note_miss(miss);
+        if miss == Miss::NotReserved {
+            self.growth.press();
+        }
+    }
+
+    /// Lets the clock take a turn; false when another thread is at it.
+    #[cold]
+    fn turn_clock(&self) -> bool {
+        let note = |turn| self.ledger.note_turn(turn);
+        self.clock
+            .turn(&*self.gpu, self.now_ms(), || self.ledger.frees(), note)
+    }
+
+    /// Another thread may be asking the fence: its answer is worth a short wait, a miss costs far more.
+    fn wait_for_turn(&self) {
+        const SPINS: u32 = 256;
+        const YIELDS: u32 = 64;
+        for attempt in 0..SPINS + YIELDS {
+            if !self.clock.is_turning() {
+                return;
+            }
+            pause(attempt, SPINS);
+        }
+    }
+
+    fn taker(&self, shard: usize) -> Taker<'_> {
+        Taker {
+            shard,
+            safe: self.clock.safe(),
+            slabs: &self.slabs,
+            map: &self.map,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,198 @@
+//! The lock-free parts under every interleaving that loom finds. Run them with
+//! `RUSTFLAGS="--cfg loom" cargo test -p aishim-pool --release --test loom`.
+#![cfg(loom)]
+#![allow(dead_code, reason = "only parts of the modules are put to the test")]
+
+#[path = "../src/claim.rs"]
+mod claim;
+#[path = "../src/config.rs"]
+mod config;
+#[path = "../src/epoch_stack.rs"]
+mod epoch_stack;
+#[path = "../src/fence.rs"]
+mod fence;
+#[path = "../src/page_map.rs"]
+mod page_map;
+#[path = "../src/reuse_clock.rs"]
+mod reuse_clock;
+#[path = "../src/size_class.rs"]
+mod size_class;
+#[path = "../src/sync.rs"]
+mod sync;
+
+use loom::{
+    cell::UnsafeCell,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use crate::{
+    claim::{Claim, STALE_MS},
+    epoch_stack::{EpochStacks, Links},
+    fence::{Mark, WorkFence},
+    page_map::{PageMap, Word},
+    reuse_clock::ReuseClock,
+};
+
+/// Two threads pop, use and push again, over a link that both may be reading: no extent is with two at once, and none
+/// is lost. Loom's cell reports a use that is not ordered after the last one.
+#[test]
+fn an_extent_is_with_one_thread_at_a_time() {
+    explore(3, || {
+        let shared = Arc::new((Links::new(3), EpochStacks::new(), [cell(), cell(), cell()]));
+        let turn = |shared: &(Links, EpochStacks, [UnsafeCell<u64>; 3])| {
+            let (links, stacks, memory) = shared;
+            for _ in 0..2 {
+                if let Some(index) = stacks.pop(links, 1) {
+                    memory[index as usize].with_mut(|_exclusive| ());
+                    stacks.push(links, index, 1);
+                }
+            }
+        };
+        shared.1.push(&shared.0, 1, 1);
+        shared.1.push(&shared.0, 2, 1);
+        let other = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || turn(&shared)
+        });
+        turn(&shared);
+        other.join().unwrap();
+        let (links, stacks, _) = &*shared;
+        let mut left = [stacks.pop(links, 1), stacks.pop(links, 1)];
+        left.sort_unstable();
+        assert_eq!(left, [Some(1), Some(2)]);
+        assert_eq!(stacks.pop(links, 1), None);
+    });
+}
+
+/// A pop that looks at an extent while another thread takes it and frees it anew in an unsafe epoch must not get it.
+#[test]
+fn an_extent_freed_anew_is_not_popped_by_its_old_epoch() {
+    explore(3, || {
+        let shared = Arc::new((Links::new(2), EpochStacks::new()));
+        shared.1.push(&shared.0, 1, 1);
+        let popping = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.1.pop(&shared.0, 1).is_some()
+        });
+        let (links, stacks) = &*shared;
+        let mine = stacks.pop(links, 1).is_some();
+        if mine {
+            stacks.push(links, 1, 5);
+        }
+        let theirs = popping.join().unwrap();
+        assert!(
+            mine != theirs,
+            "each of the two lives of the extent has its own epoch"
+        );
+        assert_eq!(stacks.pop(links, 5).is_some(), mine);
+    });
+}
+
+/// Two threads free the same block: one of them has freed it.
+#[test]
+fn a_block_is_retired_by_one_thread() {
+    explore(3, || {
+        let map = Arc::new(PageMap::new(2));
+        map.publish(1, 1, Word::live(100, 7));
+        let other = thread::spawn({
+            let map = Arc::clone(&map);
+            move || map.retire(1).is_some()
+        });
+        let mine = map.retire(1).is_some();
+        assert!(mine != other.join().unwrap());
+        assert!(map.live_around(1).is_none());
+    });
+}
+
+/// The proof in `reuse_clock`: work submitted before a free is under the mark that makes the free's epoch safe.
+/// The work is a relaxed counter, the weakest thing a fence may look at.
+#[test]
+fn no_epoch_is_safe_before_the_work_of_its_frees() {
+    explore(3, || {
+        let (clock, gpu) = (Arc::new(ReuseClock::new()), Arc::new(Busy::new()));
+        let freeing = thread::spawn({
+            let (clock, gpu) = (Arc::clone(&clock), Arc::clone(&gpu));
+            move || {
+                gpu.submitted.store(1, Ordering::Relaxed);
+                clock.stamp()
+            }
+        });
+        clock.turn(&*gpu, 0, || 1, |_| ());
+        let safe = clock.safe();
+        let stamp = freeing.join().unwrap();
+        assert!(
+            stamp > safe,
+            "the work never ends, so the block may never be handed out"
+        );
+    });
+}
+
+/// Two threads turn the clock while a third frees: at most one turns at a time, and nothing is safe too early.
+#[test]
+fn two_who_turn_the_clock_do_not_spoil_it() {
+    explore(2, || {
+        let (clock, gpu) = (Arc::new(ReuseClock::new()), Arc::new(Busy::new()));
+        let turning = thread::spawn({
+            let (clock, gpu) = (Arc::clone(&clock), Arc::clone(&gpu));
+            move || clock.turn(&*gpu, 0, || 1, |_| ())
+        });
+        gpu.submitted.store(1, Ordering::Relaxed);
+        let stamp = clock.stamp();
+        let turned = clock.turn(&*gpu, 0, || 2, |_| ());
+        assert!(turning.join().unwrap() || turned);
+        assert!(stamp > clock.safe());
+    });
+}
+
+/// Of two that find a claim stale, one takes it over.
+#[test]
+fn a_stale_claim_has_one_heir() {
+    explore(3, || {
+        let claim = Arc::new(Claim::new());
+        let dead = claim.take(0);
+        assert!(dead.is_some());
+        let other = thread::spawn({
+            let claim = Arc::clone(&claim);
+            move || claim.take(STALE_MS).is_some()
+        });
+        let mine = claim.take(STALE_MS).is_some();
+        assert!(mine != other.join().unwrap());
+    });
+}
+
+fn explore(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(preemptions);
+    model.check(check);
+}
+
+fn cell() -> UnsafeCell<u64> {
+    UnsafeCell::new(0)
+}
+
+/// A GPU whose only piece of work, once submitted, never ends.
+struct Busy {
+    submitted: AtomicU64,
+}
+
+impl Busy {
+    fn new() -> Self {
+        Self {
+            submitted: AtomicU64::new(0),
+        }
+    }
+}
+
+impl WorkFence for Busy {
+    fn mark(&self) -> Option<Mark> {
+        Some(self.submitted.load(Ordering::Relaxed))
+    }
+
+    fn passed(&self, mark: Mark) -> bool {
+        mark == 0
+    }
+}

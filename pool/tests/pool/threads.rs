@@ -1,0 +1,202 @@
+//! Many threads at once: nobody gets what another holds or the GPU may still use, and in the end nothing is missing.
+
+use std::{
+    ptr::NonNull,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use aishim_pool::{BLOCK_BYTES, FreeOutcome, Miss};
+
+use crate::doubles::Bench;
+
+const SLAB_BLOCKS: [usize; 2] = [512, 2048];
+const PAGES: usize = 2560;
+const FIRST_PAGE: usize = (1 << 40) / BLOCK_BYTES;
+const THREADS: u64 = 8;
+const ROUNDS: u64 = 12_000;
+
+#[test]
+fn nobody_gets_what_another_holds_or_the_gpu_may_use() {
+    let world = World::new();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| world.run_gpu(&stop));
+        let workers: Vec<_> = (1..=THREADS)
+            .map(|id| {
+                scope.spawn({
+                    let world = &world;
+                    move || world.work(id)
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        stop.store(true, SeqCst);
+    });
+    world.check_the_end();
+}
+
+#[test]
+fn of_many_frees_of_one_block_one_counts() {
+    let bench = Bench::full_grown(&[64]);
+    for _ in 0..500 {
+        let address = bench.alloc(1).addr();
+        let outcomes: Vec<FreeOutcome> = std::thread::scope(|scope| {
+            let free = || bench.pool.free(std::ptr::without_provenance(address));
+            let others: Vec<_> = (0..3).map(|_| scope.spawn(free)).collect();
+            others
+                .into_iter()
+                .map(|other| other.join().unwrap())
+                .collect()
+        });
+        let freed = outcomes
+            .iter()
+            .filter(|&&outcome| outcome == FreeOutcome::Freed)
+            .count();
+        assert_eq!(freed, 1, "{outcomes:?}");
+        assert!(
+            outcomes.iter().all(|outcome| {
+                matches!(outcome, FreeOutcome::Freed | FreeOutcome::AlreadyFree)
+            })
+        );
+    }
+    assert_eq!(bench.pool.stats().frees, 500);
+}
+
+struct World {
+    bench: Bench,
+    /// Who holds each page, 0 for nobody.
+    holders: Vec<AtomicU64>,
+    /// The last work that touches each page.
+    last_work: Vec<AtomicU64>,
+    /// Blocks on their way to a thread that will free them.
+    handed_on: Mutex<Vec<Held>>,
+}
+
+#[derive(Clone, Copy)]
+struct Held {
+    start: usize,
+    bytes: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            bench: Bench::full_grown(&SLAB_BLOCKS),
+            holders: (0..PAGES).map(|_| AtomicU64::new(0)).collect(),
+            last_work: (0..PAGES).map(|_| AtomicU64::new(0)).collect(),
+            handed_on: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn run_gpu(&self, stop: &AtomicBool) {
+        while !stop.load(SeqCst) {
+            let submitted = self.bench.gpu.submitted();
+            std::thread::yield_now();
+            self.bench.gpu.finish(submitted);
+        }
+    }
+
+    fn work(&self, id: u64) {
+        let mut random = id;
+        let mut mine: Vec<Held> = Vec::new();
+        for _ in 0..ROUNDS {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let dice = (random >> 33) as usize;
+            if mine.len() > 12 || dice.is_multiple_of(5) {
+                self.let_go(id, &mut mine, dice);
+            } else {
+                mine.extend(self.get(id, dice));
+            }
+        }
+        while !mine.is_empty() {
+            self.let_go(id, &mut mine, 1);
+        }
+    }
+
+    fn get(&self, id: u64, dice: usize) -> Option<Held> {
+        let blocks = match dice % 16 {
+            0 => 300,
+            1..=3 => 17 + dice % 40,
+            _ => 1 + dice % 4,
+        };
+        let bytes = blocks * BLOCK_BYTES - dice % BLOCK_BYTES;
+        let start = match self.bench.pool.alloc(bytes, id as u32) {
+            Ok(address) => address.as_ptr().addr(),
+            Err(Miss::NoRoom | Miss::WaitingForGpu | Miss::Busy) => return None,
+            Err(miss) => panic!("{miss:?}"),
+        };
+        let done = self.bench.gpu.done();
+        let held = Held { start, bytes };
+        for page in held.pages() {
+            assert_eq!(
+                self.holders[page].swap(id, SeqCst),
+                0,
+                "a page has two holders"
+            );
+            assert!(
+                self.last_work[page].load(SeqCst) <= done,
+                "the GPU may still use a page"
+            );
+        }
+        Some(held)
+    }
+
+    /// Frees a block, or hands it on and frees one that another thread handed on.
+    fn let_go(&self, id: u64, mine: &mut Vec<Held>, dice: usize) {
+        let Some(mut held) = mine.pop() else { return };
+        let mut holder = id;
+        if dice.is_multiple_of(3) {
+            for page in held.pages() {
+                self.holders[page].store(u64::MAX, SeqCst);
+            }
+            holder = u64::MAX;
+            let mut handed_on = self.handed_on.lock().unwrap();
+            handed_on.push(held);
+            let which = dice % handed_on.len();
+            held = handed_on.swap_remove(which);
+        }
+        self.free(holder, held);
+    }
+
+    fn free(&self, holder: u64, held: Held) {
+        let work = self.bench.gpu.submit();
+        for page in held.pages() {
+            self.last_work[page].store(work, SeqCst);
+            assert_eq!(self.holders[page].swap(0, SeqCst), holder);
+        }
+        let address = NonNull::new(std::ptr::without_provenance_mut(held.start)).unwrap();
+        assert_eq!(self.bench.pool.free(address.as_ptr()), FreeOutcome::Freed);
+    }
+
+    fn check_the_end(&self) {
+        for held in std::mem::take(&mut *self.handed_on.lock().unwrap()) {
+            self.free(u64::MAX, held);
+        }
+        self.bench.gpu.finish_all();
+        self.bench.pool.tend();
+        let stats = self.bench.pool.stats();
+        assert_eq!((stats.allocated_bytes, stats.requested_bytes), (0, 0));
+        assert_eq!(stats.quarantined_bytes, 0);
+        assert_eq!(stats.hits, stats.frees);
+        assert!(stats.hits > THREADS * ROUNDS / 20, "{stats:?}");
+        assert!(stats.high_water_bytes <= stats.reserved_bytes);
+        for blocks in SLAB_BLOCKS.iter().rev() {
+            self.bench.alloc(*blocks);
+        }
+    }
+}
+
+impl Held {
+    /// The pages that were asked for; the pool may have rounded up.
+    fn pages(self) -> std::ops::Range<usize> {
+        let first = self.start / BLOCK_BYTES - FIRST_PAGE;
+        first..first + self.bytes.div_ceil(BLOCK_BYTES)
+    }
+}

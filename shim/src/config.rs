@@ -1,0 +1,84 @@
+//! What the environment asks of us. `aishim_abi::variables` is the list that `aictl doctor` and this module share.
+
+use crate::log;
+use aishim_abi::variables::{self, Variable};
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+/// The settings of this process, read once when it makes its first context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Size the pool may grow to, in bytes; 0 turns it off.
+    pub(crate) pool_bytes: usize,
+    /// Priority, 0 to 100.
+    pub(crate) priority: u32,
+    /// Whether GPU time is sampled.
+    pub(crate) sampling: bool,
+    /// `AISHIM_DIR`.
+    pub(crate) directory: Option<OsString>,
+}
+
+const DEFAULT_POOL_MIB: u64 = 256;
+const DEFAULT_PRIORITY: u64 = 20;
+
+/// Whether `AISHIM=off`. Asked from `dlsym`, so it must not allocate.
+pub(crate) fn is_off() -> bool {
+    static ANSWER: AtomicU8 = AtomicU8::new(0);
+    match ANSWER.load(Relaxed) {
+        0 => {
+            let off = raw(c"AISHIM").is_some_and(|v| v == b"off");
+            ANSWER.store(1 + u8::from(off), Relaxed);
+            off
+        }
+        answer => answer == 2,
+    }
+}
+
+/// The value of an environment variable, without allocation.
+fn raw(name: &CStr) -> Option<&'static [u8]> {
+    // SAFETY: getenv(3) with a zero-terminated name. The value is used at once; a program that changes its environment
+    // from another thread at this moment races with every getenv of its own libraries too.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    // SAFETY: a zero-terminated string, see above.
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_bytes())
+}
+
+impl Config {
+    /// Reads the environment; what cannot be obeyed is said once, on one line each, and the default taken.
+    pub(crate) fn from_environment() -> Self {
+        complain();
+        Self {
+            pool_bytes: (number(c"AISHIM_POOL_MIB").unwrap_or(DEFAULT_POOL_MIB) as usize) << 20,
+            priority: number(c"AISHIM_PRIORITY").unwrap_or(DEFAULT_PRIORITY) as u32,
+            sampling: !raw(c"AISHIM_SAMPLE").is_some_and(|v| v == b"off"),
+            directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),
+        }
+    }
+}
+
+/// The number in a variable, where it is one the variable takes.
+fn number(name: &CStr) -> Option<u64> {
+    let value = OsStr::from_bytes(raw(name)?);
+    let variable = Variable::named(OsStr::from_bytes(name.to_bytes()))?;
+    let accepted = variable.accepts(value).then_some(value)?;
+    accepted.to_str()?.parse().ok()
+}
+
+/// Says what is set and cannot be obeyed: names that are not ours, values that their variable does not take.
+fn complain() {
+    for (name, value) in std::env::vars_os() {
+        let shown = name.to_string_lossy();
+        if variables::is_unknown(&name) {
+            log::once(format_args!(
+                "{shown} is no variable of aishim and is ignored; `aictl doctor` lists them"
+            ));
+        } else if let Some(variable) = Variable::named(&name).filter(|v| !v.accepts(&value)) {
+            let value = value.to_string_lossy();
+            let (values, default) = (variable.values, variable.default);
+            log::once(format_args!(
+                "{shown}={value} is not {values}; the default is used, {default}"
+            ));
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The real driver: the addresses of its functions, and the way from such an address to our hook.
+//!
+//! A lookup, by whatever name and version, is answered by the real driver first; the *pointer* it answers with is then
+//! looked up here. So the ABI is right by construction, and no suffix is ever guessed (FACTS: the pointer from
+//! cuGetProcAddress is the one that dlsym returns for the versioned symbol).
+//!
+//! Learning the addresses takes no lock, because it happens inside `dlsym`, perhaps inside the loader's lock: every
+//! thread that comes along before it is done does it again and stores the same values.
+
+use crate::cuda::{Status, address, sys};
+use crate::dlsym;
+use crate::hook::{COUNT, Hook};
+use crate::segment;
+use aishim_abi::layout::HookState;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::atomic::{
+    AtomicBool, AtomicPtr,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+static REAL: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(std::ptr::null_mut()) }; COUNT];
+static LEARNT: AtomicBool = AtomicBool::new(false);
+
+/// The driver's function for `hook`; null when it is absent or no lookup has come by yet.
+#[inline]
+pub(crate) fn real(hook: Hook) -> *const c_void {
+    REAL[hook as usize].load(Relaxed)
+}
+
+/// Our function for the driver's function at `found`.
+pub(crate) fn ours_for(found: *const c_void) -> Option<*const c_void> {
+    if !LEARNT.load(Acquire) {
+        return None;
+    }
+    let hook = Hook::ALL.iter().copied().find(|h| real(*h) == found)?;
+    segment::hook_state(hook, HookState::HandedOut);
+    Some(crate::exports::of(hook))
+}
+
+/// Takes note of the driver in which `found` was found through `scope`, unless a driver is known already.
+pub(crate) fn learn(scope: *mut c_void, hook: Hook, found: *mut c_void) {
+    if LEARNT.load(Acquire) {
+        return;
+    }
+    let Some(base) = base_of(found) else { return };
+    if hook.symbol().to_bytes().starts_with(b"cu") && is_driver(found) {
+        learn_from(scope, base);
+    }
+}
+
+fn learn_from(scope: *mut c_void, base: usize) {
+    for hook in Hook::ALL {
+        let found = dlsym::real(scope, hook.symbol().as_ptr());
+        if !found.is_null() && base_of(found) == Some(base) {
+            REAL[*hook as usize].store(found, Relaxed);
+            segment::hook_state(*hook, HookState::Known);
+        }
+    }
+    OWN.learn(scope);
+    LEARNT.store(true, Release);
+}
+
+/// For a program linked to the driver, whose calls reach us without any lookup: finds the driver behind us.
+#[cold]
+pub(crate) fn resolve_late(hook: Hook) -> *const c_void {
+    if !LEARNT.load(Acquire) {
+        let name = hook.symbol().as_ptr();
+        let mut scope = libc::RTLD_NEXT;
+        let mut found = dlsym::real(scope, name);
+        if found.is_null() {
+            // SAFETY: dlopen(3) of a library that the program uses already; loading it anew would only happen in a
+            // program that calls the driver without having it.
+            scope = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY) };
+            if scope.is_null() {
+                return std::ptr::null();
+            }
+            found = dlsym::real(scope, name);
+        }
+        if !found.is_null() {
+            learn(scope, hook, found);
+        }
+    }
+    real(hook)
+}
+
+/// Counts a hooked name whose answer is no function we know, and keeps its name.
+pub(crate) fn unknown(name: &[u8]) {
+    segment::unknown_lookup(name);
+}
+
+fn info(function: *const c_void) -> Option<libc::Dl_info> {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr(3) accepts any address and fills the structure when it returns non-zero.
+    let known = unsafe { libc::dladdr(function, info.as_mut_ptr()) };
+    // SAFETY: filled, or zeroed, which is a value of each of its fields.
+    (known != 0).then(|| unsafe { info.assume_init() })
+}
+
+fn base_of(function: *const c_void) -> Option<usize> {
+    info(function).map(|i| address(i.dli_fbase))
+}
+
+/// Whether the library that holds `function` is called libcuda.so...; others may export a symbol of the same name.
+fn is_driver(function: *const c_void) -> bool {
+    let Some(info) = info(function) else {
+        return false;
+    };
+    if info.dli_fname.is_null() {
+        return false;
+    }
+    // SAFETY: dladdr(3): the path name of the object, zero-terminated, valid while it is loaded.
+    let path = unsafe { CStr::from_ptr(info.dli_fname) }.to_bytes();
+    let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
+    name.starts_with(b"libcuda.so") || name.starts_with(b"libsimcuda.so")
+}
+
+macro_rules! own_calls {
+    ($($(#[$doc:meta])* $field:ident $symbol:literal ($($arg:ident : $ty:ty),*);)*) => {
+        /// The driver's functions that we call ourselves.
+        pub(crate) struct Own { $($field: AtomicPtr<c_void>,)* }
+
+        static OWN: Own = Own { $($field: AtomicPtr::new(std::ptr::null_mut()),)* };
+
+        impl Own {
+            fn learn(&self, scope: *mut c_void) {
+                $(self.$field.store(dlsym::real(scope, $symbol.as_ptr()), Relaxed);)*
+            }
+        }
+
+        $(
+            $(#[$doc])*
+            #[allow(clippy::too_many_arguments, reason = "the driver's signature")]
+            pub(crate) fn $field($($arg: $ty),*) -> Status {
+                let function = OWN.$field.load(Relaxed);
+                if function.is_null() {
+                    return Status::NOT_SUPPORTED;
+                }
+                type Real = unsafe extern "C-unwind" fn($($ty),*) -> Status;
+                // SAFETY: the driver exports this symbol with this signature since CUDA 4.0 to 12.0 (the symbol is versioned).
+                let function = unsafe { std::mem::transmute::<*mut c_void, Real>(function) };
+                #[allow(ffi_unwind_calls, reason = "callers have cancellation switched off, see fence")]
+                // SAFETY: the driver checks handles itself; the pointers are to our own variables.
+                unsafe { function($($arg),*) }
+            }
+        )*
+    };
+}
+
+own_calls! {
+    /// cuDriverGetVersion.
+    driver_version c"cuDriverGetVersion" (version: *mut c_int);
+    /// cuCtxGetCurrent; legal at any time, also during captures.
+    current_context c"cuCtxGetCurrent" (context: *mut sys::CUcontext);
+    /// cuCtxSetCurrent, on threads of ours.
+    set_current_context c"cuCtxSetCurrent" (context: sys::CUcontext);
+    /// cuCtxPushCurrent.
+    push_context c"cuCtxPushCurrent_v2" (context: sys::CUcontext);
+    /// cuCtxPopCurrent.
+    pop_context c"cuCtxPopCurrent_v2" (context: *mut sys::CUcontext);
+    /// cuDeviceGetUuid.
+    device_uuid c"cuDeviceGetUuid_v2" (uuid: *mut [u8; 16], device: c_int);
+    /// cuDevicePrimaryCtxGetState.
+    primary_state c"cuDevicePrimaryCtxGetState" (device: c_int, flags: *mut c_uint, active: *mut c_int);
+    /// cuEventCreate.
+    event_create c"cuEventCreate" (event: *mut sys::CUevent, flags: c_uint);
+    /// cuEventRecord.
+    event_record c"cuEventRecord" (event: sys::CUevent, stream: sys::CUstream);
+    /// cuEventQuery.
+    event_query c"cuEventQuery" (event: sys::CUevent);
+    /// cuEventElapsedTime, in milliseconds.
+    event_elapsed c"cuEventElapsedTime" (milliseconds: *mut f32, start: sys::CUevent, end: sys::CUevent);
+    /// cuEventDestroy.
+    event_destroy c"cuEventDestroy_v2" (event: sys::CUevent);
+    /// cuStreamQuery.
+    stream_query c"cuStreamQuery" (stream: sys::CUstream);
+    /// cuStreamGetCtx.
+    stream_context c"cuStreamGetCtx" (stream: sys::CUstream, context: *mut sys::CUcontext);
+    /// cuThreadExchangeStreamCaptureMode.
+    exchange_capture_mode c"cuThreadExchangeStreamCaptureMode" (mode: *mut c_uint);
+    /// cuMemHostAlloc.
+    host_alloc c"cuMemHostAlloc" (memory: *mut *mut c_void, bytes: usize, flags: c_uint);
+    /// cuMemFreeHost.
+    host_free c"cuMemFreeHost" (memory: *mut c_void);
+}
+
+/// The context current on the calling thread; null when there is none.
+pub(crate) fn context() -> usize {
+    let mut context = std::ptr::null_mut();
+    if current_context(&raw mut context).is_ok() {
+        address(context)
+    } else {
+        0
+    }
+}
+
+/// The name a program passed to a lookup; null where the pointer is.
+///
+/// # Safety
+/// `name` is null or a zero-terminated string.
+pub(crate) unsafe fn name<'a>(name: *const c_char) -> Option<&'a CStr> {
+    // SAFETY: the caller's promise.
+    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
+}

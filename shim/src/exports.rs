@@ -1,0 +1,118 @@
+//! Every symbol that libaishim.so exports: one function for each hook, and `dlsym`.
+//!
+//! Left out of this crate's own unit tests: exporting `dlsym` would interpose the test harness.
+
+use crate::cuda::{Abi, Status, sys::*};
+use crate::driver;
+use crate::handlers::{
+    capture, context, device_memory, host_memory, launch, lookup, streams, synchronise, work,
+};
+use crate::hook::Hook;
+use crate::sampling;
+use crate::table::with_hooks;
+use std::ffi::{c_char, c_void};
+use std::ptr::null_mut;
+
+macro_rules! export {
+    ($($(#[$unchecked:ident])? $kind:ident $name:ident $(, $ptsz:ident)?: fn $args:tt => $room:ident :: $handler:ident $pass:tt;)*) => {
+        $(
+            export!(@check $($unchecked)? $name $args);
+            export!(@function $name $args => $room::$handler $pass);
+            $(export!(@function $ptsz $args => $room::$handler $pass);)?
+        )*
+
+        /// Our function for `hook`.
+        pub(crate) fn of(hook: Hook) -> *const c_void {
+            match hook {
+                $(Hook::$name => $name as *const c_void, $(Hook::$ptsz => $ptsz as *const c_void,)?)*
+            }
+        }
+    };
+    (@check unchecked $name:ident $args:tt) => {};
+    (@check $name:ident ($($arg:ident : $ty:ty),*)) => {
+        const _: unsafe fn($($ty),*) -> CUresult = crate::cuda::sys::$name;
+    };
+    (@function $name:ident ($($arg:ident : $ty:ty),*) => $room:ident :: $handler:ident ($($pass:expr),*)) => {
+        #[doc = concat!("`", stringify!($name), "` of the CUDA driver API.")]
+        ///
+        /// # Safety
+        /// As for the driver's function of that name, which is what is called.
+        #[allow(non_snake_case, unused_variables, reason = "the driver's own names; a handler takes what it needs")]
+        #[unsafe(no_mangle)]
+        pub(crate) unsafe extern "C-unwind" fn $name($($arg: <$ty as Abi>::Raw),*) -> Status {
+            type Real = unsafe extern "C-unwind" fn($(<$ty as Abi>::Raw),*) -> Status;
+            let mut real = driver::real(Hook::$name);
+            if real.is_null() {
+                real = driver::resolve_late(Hook::$name);
+                if real.is_null() {
+                    return Status::NOT_SUPPORTED;
+                }
+            }
+            // SAFETY: the driver exports this symbol with the C ABI and this signature (checked against the header
+            // above, or named in the table where the header no longer has it).
+            let real = unsafe { std::mem::transmute::<*const c_void, Real>(real) };
+            #[allow(ffi_unwind_calls, reason = "a cancelled thread may unwind through; no destructor waits here")]
+            // SAFETY: the program's own arguments, passed on unchanged to the function it meant to call.
+            let call = move || unsafe { real($($arg),*) };
+            // SAFETY: pointers among the arguments are the program's, valid as the driver demands.
+            unsafe { $room::$handler(Hook::$name, call, $($pass),*) }
+        }
+    };
+}
+
+with_hooks!(export);
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("aishim runs on x86-64 Linux: dlsym below is written in its assembly");
+
+/// `dlsym(3)`, interposed.
+///
+/// glibc finds out who asks for `RTLD_NEXT` by the return address on the stack, so this must not be an ordinary
+/// function that calls the real one: it looks at the name, and unless that begins with `cu` it jumps on to the real
+/// `dlsym` with the stack as it was. For a `cu` name [`crate::dlsym::decide`] says what to answer: 0 means jump on, 1
+/// means null, everything else is the answer.
+///
+/// # Safety
+/// As for dlsym(3).
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn dlsym(handle: *mut c_void, symbol: *const c_char) -> *mut c_void {
+    std::arch::naked_asm!(
+        "test rsi, rsi",
+        "jz 2f",
+        "cmp byte ptr [rsi], 0x63", // 'c'
+        "jne 2f",
+        "cmp byte ptr [rsi + 1], 0x75", // 'u'
+        "jne 2f",
+        "push rdi",
+        "push rsi",
+        "sub rsp, 8",
+        "call {decide}",
+        "add rsp, 8",
+        "pop rsi",
+        "pop rdi",
+        "test rax, rax",
+        "jz 2f",
+        "cmp rax, 1",
+        "jne 3f",
+        "xor eax, eax",
+        "3:",
+        "ret",
+        "2:",
+        "mov rax, qword ptr [rip + {real}]",
+        "test rax, rax",
+        "jnz 4f",
+        "push rdi",
+        "push rsi",
+        "sub rsp, 8",
+        "call {resolve}",
+        "add rsp, 8",
+        "pop rsi",
+        "pop rdi",
+        "4:",
+        "jmp rax",
+        decide = sym crate::dlsym::decide,
+        resolve = sym crate::dlsym::resolve,
+        real = sym crate::dlsym::REAL,
+    )
+}

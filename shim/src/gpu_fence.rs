@@ -1,0 +1,175 @@
+//! When the GPU has finished with a freed block: events on every stream of every context.
+//!
+//! The driver's own free waits for the device. Ours never waits: the block is kept aside until a *mark* made after the
+//! free has passed. A mark is one event on each stream the program has created, and on the legacy default stream of
+//! each context where that, or a per-thread default stream (which the legacy one waits for), has been used. Unified
+//! addressing makes a block usable from every context, so all contexts are covered. A stream that is destroyed leaves
+//! an event behind for the work it still had.
+//!
+//! While a capture is open no mark is made; the blocks wait. Should there be streams we have no record of, no mark is
+//! made either, and freed blocks stay aside until the context ends: never wrong, only wasteful.
+
+use crate::cuda::{STREAM_LEGACY, Status, sys};
+use crate::driver;
+use crate::handlers::capture::Section;
+use crate::handlers::{context, streams};
+use aishim_pool::{Mark, WorkFence};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// The pool's view of all streams.
+pub(crate) struct StreamFence;
+
+/// An event that is on its way on some stream.
+struct Signal {
+    event: usize,
+    context: usize,
+}
+
+/// All that is on its way.
+struct Fences {
+    next: Mark,
+    /// Marks not known to have passed, with the events they wait for.
+    open: Vec<(Mark, Vec<Arc<Signal>>)>,
+    /// Events left by destroyed streams.
+    left: Vec<Arc<Signal>>,
+    /// Events that may be used again.
+    spare: Vec<Signal>,
+}
+
+static FENCES: Mutex<Fences> = Mutex::new(Fences {
+    next: 1,
+    open: Vec::new(),
+    left: Vec::new(),
+    spare: Vec::new(),
+});
+
+/// Marks that nobody asks about any more are dropped beyond this many.
+const OPEN_MAX: usize = 8;
+
+/// `CU_EVENT_DISABLE_TIMING`.
+const DISABLE_TIMING: u32 = 2;
+
+impl WorkFence for StreamFence {
+    fn mark(&self) -> Option<Mark> {
+        let _section = Section::enter()?;
+        if streams::some_unknown() {
+            return None;
+        }
+        FENCES.lock().mark()
+    }
+
+    fn passed(&self, mark: Mark) -> bool {
+        let Some(_section) = Section::enter() else {
+            return false;
+        };
+        FENCES.lock().passed(mark)
+    }
+}
+
+impl Fences {
+    fn mark(&mut self) -> Option<Mark> {
+        self.left.retain(|s| !is_done(s));
+        let mut signals = self.left.clone();
+        let legacy = streams::find(STREAM_LEGACY).is_some() || streams::per_thread_used();
+        let defaults = context::all()
+            .into_iter()
+            .filter(|_| legacy)
+            .map(|c| (STREAM_LEGACY, c));
+        let all: Vec<(usize, usize)> = streams::created_streams().chain(defaults).collect();
+        for (stream, context) in all {
+            signals.push(Arc::new(self.signal(stream, context)?));
+        }
+        let mark = self.next;
+        self.next += 1;
+        self.open.push((mark, signals));
+        if self.open.len() > OPEN_MAX {
+            let (_, abandoned) = self.open.remove(0);
+            self.recycle(abandoned);
+        }
+        Some(mark)
+    }
+
+    /// Records an event on `stream`; none when the driver refuses.
+    fn signal(&mut self, stream: usize, context: usize) -> Option<Signal> {
+        let entered = context != 0 && context != driver::context();
+        if entered && !driver::push_context(context as sys::CUcontext).is_ok() {
+            return None;
+        }
+        let signal = self.event(context).filter(|signal| {
+            let recorded =
+                driver::event_record(signal.event as sys::CUevent, stream as sys::CUstream);
+            recorded.is_ok()
+        });
+        if entered {
+            let mut popped = std::ptr::null_mut();
+            let _ = driver::pop_context(&raw mut popped);
+        }
+        signal
+    }
+
+    fn event(&mut self, context: usize) -> Option<Signal> {
+        if let Some(at) = self.spare.iter().position(|s| s.context == context) {
+            return Some(self.spare.swap_remove(at));
+        }
+        let mut event = std::ptr::null_mut();
+        let made = driver::event_create(&raw mut event, DISABLE_TIMING);
+        made.is_ok().then(|| Signal {
+            event: event as usize,
+            context,
+        })
+    }
+
+    fn passed(&mut self, mark: Mark) -> bool {
+        let Some(at) = self.open.iter().position(|(m, _)| *m == mark) else {
+            // Abandoned, so never known to have passed.
+            return false;
+        };
+        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open[at].1)
+            .into_iter()
+            .partition(is_done);
+        self.recycle(done);
+        let passed = waiting.is_empty();
+        self.open[at].1 = waiting;
+        if passed {
+            self.open.remove(at);
+        }
+        passed
+    }
+
+    /// Keeps the events that nothing else waits for.
+    fn recycle(&mut self, signals: Vec<Arc<Signal>>) {
+        self.spare
+            .extend(signals.into_iter().filter_map(Arc::into_inner));
+    }
+}
+
+fn is_done(signal: &Arc<Signal>) -> bool {
+    driver::event_query(signal.event as sys::CUevent) == Status::SUCCESS
+}
+
+/// A stream is about to be destroyed with work perhaps still on it.
+pub(crate) fn stream_ends(stream: usize) {
+    let Some(_section) = Section::enter() else {
+        return;
+    };
+    if driver::stream_query(stream as sys::CUstream) != Status::NOT_READY {
+        return;
+    }
+    let mut context = std::ptr::null_mut();
+    let known = driver::stream_context(stream as sys::CUstream, &raw mut context).is_ok();
+    let mut fences = FENCES.lock();
+    if let Some(signal) = fences.signal(stream, if known { context as usize } else { 0 }) {
+        fences.left.push(Arc::new(signal));
+    }
+}
+
+/// A context ends, its work with it, and its events.
+pub(crate) fn forget_context(context: usize) {
+    let mut fences = FENCES.lock();
+    for (_, signals) in &mut fences.open {
+        signals.retain(|s| s.context != context);
+    }
+    fences.left.retain(|s| s.context != context);
+    fences.spare.retain(|s| s.context != context);
+}

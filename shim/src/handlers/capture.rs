@@ -1,0 +1,139 @@
+//! Stream captures: while one is open anywhere, nothing of ours goes to the driver that could end it.
+//!
+//! During a capture, event queries, synchronisation and allocation invalidate it, in GLOBAL mode from any thread. Code
+//! of ours that does such things stands in a [`Section`]; a capture begins only when none is in one, and none enters
+//! while a capture is open. The two sides decide as in Dekker's algorithm: each announces itself, then looks at the
+//! other, all sequentially consistent, so at least one of two that meet sees the other and yields.
+
+use crate::cuda::{Status, address, sys};
+use crate::fence::fenced;
+use crate::handlers::streams;
+use crate::handlers::work::forward;
+use crate::hook::Hook;
+use crate::mode;
+use crate::segment;
+use aishim_abi::statistics::Statistic;
+use parking_lot::Mutex;
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+};
+
+/// Captures open.
+static OPEN: Mutex<usize> = Mutex::new(0);
+
+/// Threads of ours in a section.
+static IN_SECTION: AtomicU32 = AtomicU32::new(0);
+
+/// A capture waits at most this long for a section: one may be stuck in a driver call that blocks. The section has
+/// exchanged its thread's capture mode for RELAXED, so all but captures that it meets on the very stream stay whole.
+const PATIENCE_SPINS: usize = 200_000;
+
+/// A stretch of code in which driver calls of ours are safe from captures and captures safe from them.
+pub(crate) struct Section {
+    thread_mode: u32,
+}
+
+impl Section {
+    /// Enters, unless a capture is open or the driver is out of bounds for another reason.
+    pub(crate) fn enter() -> Option<Self> {
+        if !mode::may_call_driver() {
+            return None;
+        }
+        IN_SECTION.fetch_add(1, SeqCst);
+        if mode::mode_ordered() & mode::CAPTURING != 0 {
+            IN_SECTION.fetch_sub(1, SeqCst);
+            return None;
+        }
+        let mut section = Self {
+            thread_mode: RELAXED,
+        };
+        section.exchange();
+        Some(section)
+    }
+
+    fn exchange(&mut self) {
+        // Where the driver lacks it (before CUDA 10.1) there is nothing to exchange.
+        let _ = crate::driver::exchange_capture_mode(&raw mut self.thread_mode);
+    }
+}
+
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`.
+const RELAXED: u32 = 2;
+
+impl Drop for Section {
+    fn drop(&mut self) {
+        self.exchange();
+        IN_SECTION.fetch_sub(1, SeqCst);
+    }
+}
+
+/// cuStreamBeginCapture and its kin.
+pub(crate) unsafe fn begin(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+) -> Status {
+    if !mode::may_call_driver() {
+        return forward(hook, call);
+    }
+    fenced(opened);
+    let status = forward(hook, call);
+    let key = streams::key(address(stream), hook);
+    fenced(
+        || match streams::find_or_take(key).filter(|_| status.is_ok()) {
+            Some(slot) => {
+                slot.capturing.store(true, Relaxed);
+                segment::add(Statistic::Captures, 1);
+            }
+            // Refused by the driver; or a stream beyond our table, whose end we could not recognise.
+            None => closed(),
+        },
+    );
+    status
+}
+
+/// cuStreamEndCapture; a capture that was invalidated ends with it too.
+pub(crate) unsafe fn end(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+) -> Status {
+    let status = forward(hook, call);
+    if mode::may_call_driver() && !STILL_CAPTURING.contains(&status.0) {
+        fenced(|| stream_ends(streams::key(address(stream), hook)));
+    }
+    status
+}
+
+/// `CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD`: the capture goes on.
+const STILL_CAPTURING: &[u32] = &[908];
+
+/// The capture of a stream, if there is one, is over.
+pub(crate) fn stream_ends(key: usize) {
+    let was_capturing = streams::find(key).is_some_and(|slot| slot.capturing.swap(false, Relaxed));
+    if was_capturing {
+        closed();
+    }
+}
+
+fn opened() {
+    let mut open = OPEN.lock();
+    *open += 1;
+    mode::set(mode::CAPTURING);
+    drop(open);
+    for _ in 0..PATIENCE_SPINS {
+        if IN_SECTION.load(SeqCst) == 0 {
+            break;
+        }
+        std::hint::spin_loop();
+    }
+}
+
+fn closed() {
+    let mut open = OPEN.lock();
+    *open = open.saturating_sub(1);
+    if *open == 0 {
+        mode::clear(mode::CAPTURING);
+    }
+}

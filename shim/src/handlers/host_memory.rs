@@ -1,0 +1,130 @@
+//! Page-locked host memory: from the pool where it can, from the driver where it must.
+
+use crate::cuda::{Status, address};
+use crate::driver;
+use crate::fence::fenced;
+use crate::handlers::device_memory::stored;
+use crate::handlers::work::forward;
+use crate::hook::Hook;
+use crate::life;
+use crate::mode;
+use crate::pinned;
+use crate::ranges::{self, Kind};
+use crate::thread;
+use std::ffi::c_void;
+
+/// cuMemHostAlloc, cuMemAllocHost.
+///
+/// # Safety
+/// `memory` is null or the program's out-pointer.
+pub(crate) unsafe fn alloc(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    memory: *mut *mut c_void,
+    bytes: usize,
+    flags: u32,
+) -> Status {
+    let served = !memory.is_null() && bytes > 0 && !mode::is_pass_through() && {
+        fenced(|| {
+            life::late_activation();
+            let block = if mode::may_call_driver() {
+                pinned::alloc(bytes, flags)
+            } else {
+                None
+            };
+            if let Some(block) = block {
+                // SAFETY: not null, and the program's to be written to.
+                unsafe { memory.write(block.as_ptr().cast()) };
+                thread::count(hook);
+            }
+            block.is_some()
+        })
+    };
+    if served {
+        return Status::SUCCESS;
+    }
+    let status = forward(hook, call);
+    if status.is_ok() && bytes > 0 && mode::may_call_driver() {
+        fenced(|| {
+            // SAFETY: the driver has stored the address there.
+            let start = unsafe { stored(memory) };
+            ranges::insert(start, bytes, Kind::Pinned, driver::context());
+        });
+    }
+    status
+}
+
+/// cuMemFreeHost.
+pub(crate) unsafe fn free(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    memory: *mut c_void,
+) -> Status {
+    if mode::is_pass_through() {
+        return call();
+    }
+    let answer = fenced(|| {
+        let answer = pinned::free(address(memory));
+        if answer.is_none() {
+            ranges::remove(address(memory), |k| k == Kind::Pinned);
+        }
+        answer
+    });
+    let Some(status) = answer else {
+        return forward(hook, call);
+    };
+    thread::count(hook);
+    if !status.is_ok() {
+        crate::segment::error(hook);
+    }
+    status
+}
+
+/// cuMemHostRegister.
+pub(crate) unsafe fn register(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    memory: *mut c_void,
+    bytes: usize,
+) -> Status {
+    let status = forward(hook, call);
+    if status.is_ok() && mode::may_call_driver() {
+        fenced(|| ranges::insert(address(memory), bytes, Kind::Registered, driver::context()));
+    }
+    status
+}
+
+/// cuMemHostUnregister.
+pub(crate) unsafe fn unregister(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    memory: *mut c_void,
+) -> Status {
+    let status = forward(hook, call);
+    if status.is_ok() && mode::may_call_driver() {
+        fenced(|| ranges::remove(address(memory), |k| k == Kind::Registered));
+    }
+    status
+}
+
+/// cuMemHostGetFlags: the flags with which the program asked, not those of the slab.
+///
+/// # Safety
+/// `flags` is null or the program's out-pointer.
+pub(crate) unsafe fn flags(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    flags: *mut u32,
+    memory: *mut c_void,
+) -> Status {
+    let status = forward(hook, call);
+    if status.is_ok() && !flags.is_null() && !mode::is_pass_through() {
+        fenced(|| {
+            if let Some(block) = pinned::block_of(address(memory)) {
+                // SAFETY: not null, and the driver has just written to it.
+                unsafe { flags.write(block.tag) };
+            }
+        });
+    }
+    status
+}

@@ -1,0 +1,148 @@
+//! Launches: the hot path.
+//!
+//! program -> count and stamp -> the driver -> stamp, histogram -> back. No allocation, no lock, no system call; what
+//! is out of the ordinary (first launch of a thread, a sample due, a capture open, an error) leaves through a cold
+//! function.
+
+use crate::clock;
+use crate::cuda::{Status, address, sys};
+use crate::fence::fenced;
+use crate::handlers::streams;
+use crate::hook::Hook;
+use crate::life;
+use crate::mode;
+use crate::sampling::{self, Subject};
+use crate::segment;
+use crate::thread::{self, Thread};
+
+/// cuLaunchKernel, cuLaunchCooperativeKernel.
+#[inline(always)]
+pub(crate) unsafe fn kernel(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    function: sys::CUfunction,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+) -> Status {
+    let subject = || Subject::kernel(address(function), [grid_x, grid_y, grid_z]);
+    launch(
+        hook,
+        call,
+        address(stream),
+        |t| &mut t.kernels_to_sample,
+        subject,
+    )
+}
+
+/// cuLaunchKernelEx.
+///
+/// # Safety
+/// `config` is null or points to a launch configuration, as the driver demands.
+#[inline(always)]
+pub(crate) unsafe fn kernel_ex(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    config: *const sys::CUlaunchConfig,
+    function: sys::CUfunction,
+) -> Status {
+    if config.is_null() {
+        return crate::handlers::work::forward(hook, call);
+    }
+    // SAFETY: not null, and the program's to keep valid for the call.
+    let stream = address(unsafe { (&raw const (*config).hStream).read() });
+    // SAFETY: as above.
+    let subject = || unsafe { Subject::kernel_ex(address(function), config) };
+    launch(hook, call, stream, |t| &mut t.kernels_to_sample, subject)
+}
+
+/// cuGraphLaunch.
+#[inline(always)]
+pub(crate) unsafe fn graph(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    graph: sys::CUgraphExec,
+) -> Status {
+    launch(
+        hook,
+        call,
+        address(stream),
+        |t| &mut t.graphs_to_sample,
+        || Subject::graph(address(graph)),
+    )
+}
+
+#[inline(always)]
+fn launch(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: usize,
+    countdown: impl Fn(&mut Thread) -> &mut u32,
+    subject: impl FnOnce() -> Subject,
+) -> Status {
+    let thread = thread::current();
+    if mode::mode() != 0 || thread.is_null() {
+        return unusual(hook, call, stream);
+    }
+    // SAFETY: the calling thread's own; nothing else refers to it while this function runs, but for what the driver
+    // calls back, which goes through this same function and leaves consistent numbers.
+    let to_sample = countdown(unsafe { &mut *thread });
+    *to_sample = to_sample.wrapping_sub(1);
+    if *to_sample == 0 {
+        return sampling::launch(hook, call, stream, thread, subject());
+    }
+    let start = clock::now();
+    let status = call();
+    let ticks = clock::now().wrapping_sub(start);
+    finish(hook, status, stream, thread, start, ticks);
+    status
+}
+
+/// What follows every counted launch.
+#[inline(always)]
+pub(crate) fn finish(
+    hook: Hook,
+    status: Status,
+    stream: usize,
+    thread: *mut Thread,
+    start: u64,
+    ticks: u64,
+) {
+    // SAFETY: as in `launch`.
+    let thread = unsafe { &mut *thread };
+    thread.launched(hook, ticks);
+    if !status.is_ok() {
+        return segment::error(hook);
+    }
+    thread.last_stream = streams::work_begins(streams::key(stream, hook), start);
+}
+
+/// Not the ordinary case: no context known yet, first launch of the thread, capture, exit, or nothing of ours wanted.
+#[cold]
+fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
+    if mode::is_pass_through() {
+        return call();
+    }
+    let thread = fenced(|| {
+        life::late_activation();
+        sampling::prepared(thread::current_or_new())
+    });
+    let thread = thread.unwrap_or(std::ptr::null_mut());
+    if thread.is_null() {
+        return crate::handlers::work::forward(hook, call);
+    }
+    let start = clock::now();
+    let status = call();
+    let ticks = clock::now().wrapping_sub(start);
+    // SAFETY: as in `launch`.
+    let thread = unsafe { &mut *thread };
+    thread.launched(hook, ticks);
+    if !status.is_ok() {
+        segment::error(hook);
+    } else if mode::mode() & mode::CAPTURING == 0 {
+        thread.last_stream = streams::work_begins(streams::key(stream, hook), start);
+    }
+    status
+}

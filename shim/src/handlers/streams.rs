@@ -1,0 +1,290 @@
+//! The streams of the process: which exist, which have a request open, which capture.
+//!
+//! A fixed table of slots, found by hashing the handle, no lock: a launch reads one line of it. A slot is taken at a
+//! stream's creation or first use and given back at its destruction. A stream that finds the table full is served
+//! without: its requests are not timed, and the pool is told that it does not know all streams.
+
+use crate::clock;
+use crate::cuda::{STREAM_LEGACY, STREAM_PER_THREAD, Status, address, sys};
+use crate::driver;
+use crate::fence::fenced;
+use crate::gpu_fence;
+use crate::handlers::{capture, work};
+use crate::hook::Hook;
+use crate::mode;
+use crate::segment::{self, segment};
+use crate::thread;
+use aishim_abi::statistics::Statistic;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
+
+const SLOTS: usize = 1024;
+const PROBES: usize = 16;
+
+/// A slot that was given back; a search goes on past it.
+const TOMBSTONE: usize = usize::MAX;
+
+/// One stream, in a cache line of its own.
+#[repr(align(64))]
+pub(crate) struct Slot {
+    key: AtomicUsize,
+    /// Its context, 0 when not known.
+    context: AtomicUsize,
+    /// When its open request began, in ticks; 0 when there is none.
+    open_since: AtomicU64,
+    /// It was created by the program (not a default stream).
+    created: AtomicBool,
+    /// A capture was begun on it.
+    pub(crate) capturing: AtomicBool,
+}
+
+static TABLE: [Slot; SLOTS] = [const {
+    Slot {
+        key: AtomicUsize::new(0),
+        context: AtomicUsize::new(0),
+        open_since: AtomicU64::new(0),
+        created: AtomicBool::new(false),
+        capturing: AtomicBool::new(false),
+    }
+}; SLOTS];
+
+static OVERFLOWED: AtomicBool = AtomicBool::new(false);
+static PER_THREAD_USED: AtomicBool = AtomicBool::new(false);
+
+/// A stream handle as the key of the table: 0 is the legacy default stream, or the thread's own in a `_ptsz` form.
+#[inline]
+pub(crate) fn key(stream: usize, hook: Hook) -> usize {
+    match stream {
+        0 if hook.per_thread_default_stream() => STREAM_PER_THREAD,
+        0 => STREAM_LEGACY,
+        other => other,
+    }
+}
+
+/// Notes that work goes to a stream: a request begins unless one is open. Returns the key under which it is kept.
+#[inline]
+pub(crate) fn work_begins(key: usize, now: u64) -> usize {
+    let key = if key == STREAM_PER_THREAD {
+        per_thread_key()
+    } else {
+        key
+    };
+    let slot = &TABLE[start_of(key)];
+    if slot.key.load(Relaxed) == key {
+        if slot.open_since.load(Relaxed) == 0 {
+            open(slot, now);
+        }
+    } else {
+        work_begins_elsewhere(key, now);
+    }
+    key
+}
+
+#[cold]
+fn work_begins_elsewhere(key: usize, now: u64) {
+    if let Some(slot) = find(key).or_else(|| take(key, 0, false)) {
+        if slot.open_since.load(Relaxed) == 0 {
+            open(slot, now);
+        }
+    }
+}
+
+#[cold]
+fn open(slot: &Slot, now: u64) {
+    if slot
+        .open_since
+        .compare_exchange(0, now.max(1), Relaxed, Relaxed)
+        .is_ok()
+    {
+        segment::add(Statistic::OpenRequests, 1);
+    }
+}
+
+/// Ends the request open on a stream, if there is one: the program has waited for it.
+pub(crate) fn request_ends(key: usize) {
+    let key = if key == STREAM_PER_THREAD {
+        per_thread_key()
+    } else {
+        key
+    };
+    if let Some(slot) = find(key) {
+        if let Some(since) = close(slot) {
+            record(since);
+        }
+    }
+}
+
+/// Ends the requests open on all streams: the program has waited for everything. They count as one, from the first
+/// work on.
+pub(crate) fn all_requests_end() {
+    if segment().counters[Statistic::OpenRequests as usize].load(Relaxed) == 0 {
+        return;
+    }
+    let now = clock::now();
+    let oldest = TABLE
+        .iter()
+        .filter_map(close)
+        .max_by_key(|since| now.wrapping_sub(*since));
+    if let Some(since) = oldest {
+        record(since);
+    }
+}
+
+fn close(slot: &Slot) -> Option<u64> {
+    if slot.open_since.load(Relaxed) == 0 {
+        return None;
+    }
+    let since = slot.open_since.swap(0, Relaxed);
+    if since == 0 {
+        return None;
+    }
+    segment::subtract(Statistic::OpenRequests, 1);
+    Some(since)
+}
+
+fn record(since: u64) {
+    segment::record(
+        &segment().request,
+        clock::ns(clock::now().wrapping_sub(since)),
+    );
+}
+
+/// cuStreamCreate and its kin.
+///
+/// # Safety
+/// `stream` is the out-pointer the program passed.
+pub(crate) unsafe fn created(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: *mut sys::CUstream,
+) -> Status {
+    let status = work::forward(hook, call);
+    if status.is_ok() && !stream.is_null() && mode::may_call_driver() {
+        // SAFETY: the driver has just stored the new stream there.
+        let handle = address(unsafe { *stream });
+        fenced(|| {
+            forget(handle);
+            take(handle, driver::context(), true);
+        });
+    }
+    status
+}
+
+/// cuStreamDestroy.
+pub(crate) unsafe fn destroy(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+) -> Status {
+    let key = address(stream);
+    if key > STREAM_PER_THREAD && mode::may_call_driver() {
+        fenced(|| {
+            capture::stream_ends(key);
+            gpu_fence::stream_ends(key);
+            forget(key);
+        });
+    }
+    work::forward(hook, call)
+}
+
+fn forget(key: usize) {
+    if let Some(slot) = find(key) {
+        close(slot);
+        slot.capturing.store(false, Relaxed);
+        slot.key.store(TOMBSTONE, Relaxed);
+    }
+}
+
+/// Forgets all streams of a context that is being destroyed.
+pub(crate) fn forget_context(context: usize) {
+    for slot in &TABLE {
+        if slot.context.load(Relaxed) == context && slot.created.load(Relaxed) {
+            let key = slot.key.load(Relaxed);
+            if key > STREAM_PER_THREAD && key != TOMBSTONE {
+                capture::stream_ends(key);
+                forget(key);
+            }
+        }
+    }
+}
+
+/// The streams that the program has created, with their contexts.
+pub(crate) fn created_streams() -> impl Iterator<Item = (usize, usize)> {
+    let live = |s: &Slot| {
+        let key = s.key.load(Acquire);
+        let is_created = key > STREAM_PER_THREAD && key != TOMBSTONE && s.created.load(Relaxed);
+        is_created.then(|| (key, s.context.load(Relaxed)))
+    };
+    TABLE.iter().filter_map(live)
+}
+
+/// Whether there may be streams with work that [`created_streams`] and the legacy stream do not cover.
+pub(crate) fn some_unknown() -> bool {
+    OVERFLOWED.load(Relaxed)
+}
+
+/// Whether any thread has used its per-thread default stream.
+pub(crate) fn per_thread_used() -> bool {
+    PER_THREAD_USED.load(Relaxed)
+}
+
+/// The slot of a stream, where it has one.
+pub(crate) fn find(key: usize) -> Option<&'static Slot> {
+    probe(key).find(|s| s.key.load(Acquire) == key)
+}
+
+/// The slot of a stream, taken now where it has none.
+pub(crate) fn find_or_take(key: usize) -> Option<&'static Slot> {
+    find(key).or_else(|| take(key, 0, false))
+}
+
+fn take(key: usize, context: usize, created: bool) -> Option<&'static Slot> {
+    for slot in probe(key) {
+        let seen = slot.key.load(Acquire);
+        if seen == key {
+            return Some(slot);
+        }
+        let is_free = seen == 0 || seen == TOMBSTONE;
+        if is_free
+            && slot
+                .key
+                .compare_exchange(seen, key, AcqRel, Relaxed)
+                .is_ok()
+        {
+            slot.open_since.store(0, Relaxed);
+            slot.capturing.store(false, Relaxed);
+            slot.context.store(context, Relaxed);
+            slot.created.store(created, Relaxed);
+            return Some(slot);
+        }
+    }
+    OVERFLOWED.store(true, Relaxed);
+    None
+}
+
+fn probe(key: usize) -> impl Iterator<Item = &'static Slot> {
+    let start = start_of(key);
+    (0..PROBES).map(move |i| &TABLE[(start + i) % SLOTS])
+}
+
+/// Handles are addresses of the driver's objects, so their low bits say little: multiplicative hashing (Knuth, TAOCP
+/// vol. 3, 6.4) takes the high bits of a product.
+#[inline]
+fn start_of(key: usize) -> usize {
+    (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (usize::BITS - SLOTS.ilog2())) % SLOTS
+}
+
+/// The key for the calling thread's own default stream: the address of what the thread has of its own, which is no
+/// stream's.
+#[cold]
+fn per_thread_key() -> usize {
+    PER_THREAD_USED.store(true, Relaxed);
+    let thread = thread::current();
+    if thread.is_null() {
+        STREAM_PER_THREAD
+    } else {
+        thread as usize
+    }
+}

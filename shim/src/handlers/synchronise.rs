@@ -1,0 +1,77 @@
+//! Waiting for work, and asking whether it is done: what ends a request.
+
+use crate::cuda::{Status, address, sys};
+use crate::fence::fenced;
+use crate::handlers::streams;
+use crate::hook::Hook;
+use crate::mode;
+use crate::pinned;
+use crate::segment;
+use crate::thread;
+
+/// cuCtxSynchronize.
+pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status) -> Status {
+    after(hook, call, || {
+        streams::all_requests_end();
+        waited();
+    })
+}
+
+/// cuStreamSynchronize.
+pub(crate) unsafe fn stream(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+) -> Status {
+    after(hook, call, || {
+        streams::request_ends(streams::key(address(stream), hook));
+        waited();
+    })
+}
+
+/// cuStreamQuery, which answers success only once everything is done.
+pub(crate) unsafe fn query(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+) -> Status {
+    after(hook, call, || {
+        streams::request_ends(streams::key(address(stream), hook))
+    })
+}
+
+/// cuEventSynchronize. An event does not tell its stream; what a thread waits for is as a rule what it launched last.
+pub(crate) unsafe fn event(hook: Hook, call: impl FnOnce() -> Status) -> Status {
+    after(hook, call, || {
+        let thread = thread::current();
+        if !thread.is_null() {
+            // SAFETY: the calling thread's own.
+            streams::request_ends(unsafe { (*thread).last_stream });
+        }
+        waited();
+    })
+}
+
+fn after(hook: Hook, call: impl FnOnce() -> Status, done: impl FnOnce()) -> Status {
+    let status = call();
+    if mode::is_pass_through() {
+        return status;
+    }
+    thread::count(hook);
+    if status.is_ok() {
+        fenced(done);
+    } else if status != Status::NOT_READY {
+        segment::error(hook);
+    }
+    status
+}
+
+/// The program has just waited, so a moment of ours is not missed: samples can be read, freed blocks may be safe.
+fn waited() {
+    let thread = thread::current();
+    if !thread.is_null() {
+        // SAFETY: the calling thread's own, and no other reference to it is held.
+        unsafe { (*thread).sampler.collect() };
+    }
+    pinned::tend();
+}

@@ -1,0 +1,286 @@
+//! Work other than launches: memsets and copies are counted by bytes and begin requests; whatever has no room of its
+//! own is counted and forwarded.
+
+use crate::clock;
+use crate::cuda::{Status, address, sys};
+use crate::fence::fenced;
+use crate::handlers::streams;
+use crate::hook::Hook;
+use crate::mode;
+use crate::ranges::Place;
+use crate::segment;
+use crate::thread;
+use aishim_abi::statistics::Statistic;
+
+/// A hook that is only counted.
+pub(crate) unsafe fn counted(hook: Hook, call: impl FnOnce() -> Status) -> Status {
+    let status = call();
+    if mode::is_pass_through() {
+        return status;
+    }
+    thread::count(hook);
+    if !status.is_ok() && status != Status::NOT_READY {
+        segment::error(hook);
+    }
+    status
+}
+
+/// Makes the driver's call and counts it.
+pub(crate) fn forward(hook: Hook, call: impl FnOnce() -> Status) -> Status {
+    // SAFETY: `counted` has no preconditions of its own.
+    unsafe { counted(hook, call) }
+}
+
+/// Work of some bytes on a stream.
+fn work(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    waits: bool,
+    account: impl FnOnce(),
+) -> Status {
+    if mode::is_pass_through() {
+        return call();
+    }
+    let start = clock::now();
+    let status = forward(hook, call);
+    if status.is_ok() {
+        fenced(|| {
+            account();
+            let key = streams::key(address(stream), hook);
+            if mode::mode() & (mode::CAPTURING | mode::INACTIVE) == 0 {
+                streams::work_begins(key, start);
+                if waits {
+                    streams::request_ends(key);
+                }
+            }
+        });
+    }
+    status
+}
+
+/// Memsets of `width * height` elements of `element` bytes.
+pub(crate) unsafe fn memset(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    width: usize,
+    height: usize,
+    element: usize,
+) -> Status {
+    let bytes = width.wrapping_mul(height).wrapping_mul(element) as u64;
+    work(hook, call, stream, false, || {
+        segment::add(Statistic::MemsetBytes, bytes)
+    })
+}
+
+fn copy(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    waits: bool,
+    account: impl FnOnce(),
+) -> Status {
+    let status = work(hook, call, stream, waits, account);
+    if !status.is_ok() && !mode::is_pass_through() {
+        segment::add(Statistic::CopyFailures, 1);
+    }
+    status
+}
+
+/// Host to device. From pageable memory the synchronous forms may return before the copy is done, so none of them ends
+/// a request (CUDA Driver API, "API synchronization behavior").
+pub(crate) unsafe fn copy_h2d(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    source: *const std::ffi::c_void,
+    bytes: usize,
+) -> Status {
+    copy(hook, call, stream, false, || {
+        count_copy(Place::of_host(address(source)), Place::Device, bytes);
+    })
+}
+
+/// Device to host; the synchronous form waits until it is done.
+pub(crate) unsafe fn copy_d2h(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    destination: *mut std::ffi::c_void,
+    bytes: usize,
+    waits: bool,
+) -> Status {
+    copy(hook, call, stream, waits, || {
+        count_copy(Place::Device, Place::of_host(address(destination)), bytes);
+    })
+}
+
+/// Device to device; not even the synchronous form waits.
+pub(crate) unsafe fn copy_d2d(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    bytes: usize,
+) -> Status {
+    copy(hook, call, stream, false, || {
+        count_copy(Place::Device, Place::Device, bytes)
+    })
+}
+
+/// Between contexts or devices.
+pub(crate) unsafe fn copy_peer(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    bytes: usize,
+) -> Status {
+    copy(hook, call, stream, false, || {
+        segment::add(Statistic::PeerToPeer, bytes as u64)
+    })
+}
+
+/// Unified addresses, whose places the driver works out; so do we.
+pub(crate) unsafe fn copy_any(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    destination: sys::CUdeviceptr,
+    source: sys::CUdeviceptr,
+    bytes: usize,
+    synchronous: bool,
+) -> Status {
+    let (from, to) = (source as usize, destination as usize);
+    let waits = synchronous && Place::of(to) != Place::Device;
+    copy(hook, call, stream, waits, || {
+        count_copy(Place::of(from), Place::of(to), bytes)
+    })
+}
+
+/// A rectangle.
+///
+/// # Safety
+/// `copy` is null or points to a description, as the driver demands.
+pub(crate) unsafe fn copy_2d(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    description: *const sys::CUDA_MEMCPY2D,
+    synchronous: bool,
+) -> Status {
+    if description.is_null() {
+        return forward(hook, call);
+    }
+    // SAFETY: not null, and the program's to keep valid; the memory types are read as integers.
+    let (from, to, bytes) = unsafe {
+        let d = description;
+        (
+            place(
+                memory_type(&raw const (*d).srcMemoryType),
+                address((*d).srcHost),
+                (*d).srcDevice,
+            ),
+            place(
+                memory_type(&raw const (*d).dstMemoryType),
+                address((*d).dstHost),
+                (*d).dstDevice,
+            ),
+            (*d).WidthInBytes.wrapping_mul((*d).Height),
+        )
+    };
+    let waits = synchronous && to != Place::Device;
+    copy(hook, call, stream, waits, || count_copy(from, to, bytes))
+}
+
+/// A box.
+///
+/// # Safety
+/// As for [`copy_2d`].
+pub(crate) unsafe fn copy_3d(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    description: *const sys::CUDA_MEMCPY3D,
+    synchronous: bool,
+) -> Status {
+    if description.is_null() {
+        return forward(hook, call);
+    }
+    // SAFETY: as in `copy_2d`.
+    let (from, to, bytes) = unsafe {
+        let d = description;
+        (
+            place(
+                memory_type(&raw const (*d).srcMemoryType),
+                address((*d).srcHost),
+                (*d).srcDevice,
+            ),
+            place(
+                memory_type(&raw const (*d).dstMemoryType),
+                address((*d).dstHost),
+                (*d).dstDevice,
+            ),
+            (*d).WidthInBytes
+                .wrapping_mul((*d).Height)
+                .wrapping_mul((*d).Depth),
+        )
+    };
+    let waits = synchronous && to != Place::Device;
+    copy(hook, call, stream, waits, || count_copy(from, to, bytes))
+}
+
+/// Many copies in one call.
+///
+/// # Safety
+/// The arrays have `count` elements, as the driver demands.
+pub(crate) unsafe fn copy_batch(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    destinations: *mut sys::CUdeviceptr,
+    sources: *mut sys::CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+) -> Status {
+    copy(hook, call, stream, false, || {
+        if destinations.is_null() || sources.is_null() || sizes.is_null() {
+            return;
+        }
+        for i in 0..count {
+            // SAFETY: the driver has accepted the arrays, so they have `count` elements.
+            let (to, from, bytes) =
+                unsafe { (*destinations.add(i), *sources.add(i), *sizes.add(i)) };
+            count_copy(Place::of(from as usize), Place::of(to as usize), bytes);
+        }
+    })
+}
+
+/// A `CUmemorytype` as the integer it is.
+///
+/// # Safety
+/// `field` may be read.
+unsafe fn memory_type(field: *const sys::CUmemorytype) -> u32 {
+    // SAFETY: the caller's promise; the enum is 4 bytes wide.
+    unsafe { field.cast::<u32>().read() }
+}
+
+/// `CU_MEMORYTYPE_HOST` 1, `DEVICE` 2, `ARRAY` 3, `UNIFIED` 4.
+fn place(memory_type: u32, host: usize, device: sys::CUdeviceptr) -> Place {
+    match memory_type {
+        1 => Place::of_host(host),
+        4 => Place::of(device as usize),
+        _ => Place::Device,
+    }
+}
+
+fn count_copy(from: Place, to: Place, bytes: usize) {
+    let which = match (from, to) {
+        (Place::Pinned, Place::Device) => Statistic::HostToDevicePinned,
+        (Place::Pageable, Place::Device) => Statistic::HostToDevicePageable,
+        (Place::Device, Place::Pinned) => Statistic::DeviceToHostPinned,
+        (Place::Device, Place::Pageable) => Statistic::DeviceToHostPageable,
+        (Place::Device, Place::Device) => Statistic::DeviceToDevice,
+        _ => Statistic::HostToHost,
+    };
+    segment::add(which, bytes as u64);
+}

@@ -1,0 +1,37 @@
+//! `libaishim.so`: the CUDA driver API, interposed under programs that know nothing of it.
+//!
+//! Start at `table`: a line there is a hook. A launch's way is `exports` -> `handlers::launch` -> the driver -> back.
+//!
+//! | module | what lives there |
+//! | --- | --- |
+//! | `table`, `hook` | what is interposed, and each hook by number |
+//! | `exports` | every exported symbol, among them `dlsym` |
+//! | `dlsym`, `driver` | how lookups are answered; the real driver's functions |
+//! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
+//! | `segment`, `thread`, `clock` | counting: the published segment, a thread's shard of it, time stamps |
+//! | `sampling` | GPU time by event pairs |
+//! | `pinned`, `gpu_fence` | the pool of pinned memory in this process, and when the GPU is done with a block |
+//! | `ranges` | whose an address is |
+//! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
+
+mod clock;
+mod config;
+mod cuda;
+mod driver;
+#[cfg(not(test))]
+mod exports;
+mod fence;
+mod gpu_fence;
+mod handlers;
+mod hook;
+mod life;
+mod log;
+mod mode;
+mod pinned;
+mod ranges;
+mod sampling;
+mod segment;
+mod table;
+mod thread;
+
+mod dlsym;

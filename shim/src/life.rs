@@ -1,0 +1,232 @@
+//! The shim's life in a process: nothing until the first context, then the segment and the rest; forks, panics, the end.
+
+use crate::clock;
+use crate::config::{self, Config};
+use crate::driver;
+use crate::log;
+use crate::mode;
+use crate::pinned;
+use crate::sampling;
+use crate::segment::{self, Identity};
+use crate::thread;
+use aishim_abi::layout::PassThrough;
+use aishim_abi::statistics::Statistic;
+use aishim_abi::{directory, segment_file};
+use parking_lot::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::time::SystemTime;
+
+/// Where the segment is, once it has been published.
+static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Held while the shim comes to life and while devices are noted.
+static BIRTH: Mutex<()> = Mutex::new(());
+
+/// Runs when the library is loaded: one fstat(2), and the real dlsym. No thread, no file, no output.
+#[cfg(not(test))]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = {
+    extern "C" fn loaded() {
+        crate::dlsym::resolve();
+        log::remember_stderr();
+        if config::is_off() {
+            mode::set(mode::PASS_THROUGH);
+        }
+    }
+    loaded
+};
+
+/// A context has been made on a device: the first one brings the shim to life.
+pub(crate) fn context_made(device: i32) {
+    let _birth = BIRTH.lock();
+    activate();
+    let mut uuid = [0; 16];
+    if driver::device_uuid(&raw mut uuid, device).is_ok() {
+        segment::device_used(uuid);
+    }
+}
+
+/// For a context that was made in a way we did not see: the first call that needs one finds it.
+pub(crate) fn late_activation() {
+    if mode::mode() & mode::INACTIVE != 0 && driver::context() != 0 {
+        let _birth = BIRTH.lock();
+        activate();
+    }
+}
+
+fn activate() {
+    if mode::mode() & mode::INACTIVE == 0 {
+        return;
+    }
+    std::panic::set_hook(Box::new(|_| {}));
+    let config = Config::from_environment();
+    clock::finish_calibration();
+    if !config.sampling {
+        sampling::disable();
+    }
+    publish(&config);
+    pinned::configure(config.pool_bytes);
+    // SAFETY: functions that stay where they are: the library is linked with -z nodelete.
+    unsafe {
+        libc::pthread_atfork(None, None, Some(forked));
+        libc::atexit(exiting);
+    }
+    mode::clear(mode::INACTIVE);
+}
+
+fn publish(config: &Config) {
+    let uid = unsafe_free_geteuid();
+    let at = directory::path(config.directory.clone(), uid);
+    let mut driver_version = 0;
+    let _ = driver::driver_version(&raw mut driver_version);
+    let command = command_line();
+    let identity = Identity {
+        pid: std::process::id(),
+        uid,
+        start_ticks: start_ticks().unwrap_or(0),
+        generation: generation(),
+        unix_ns: clock::unix_ns(),
+        priority: config.priority,
+        driver_version: driver_version.cast_unsigned(),
+        command: &command,
+    };
+    match segment::publish(&identity, &at) {
+        Ok(()) => {
+            segment_file::sweep(&at, SystemTime::now());
+            let _ = DIRECTORY.set(at);
+        }
+        // Asked for by name and not to be had: said once. Else the program simply runs unobserved.
+        Err(e) if config.directory.is_some() => log::once(format_args!(
+            "no figures are published: {}: {e}; AISHIM_DIR names a directory that can be written",
+            at.display()
+        )),
+        Err(e) => log::info(format_args!(
+            "no figures are published: {}: {e}",
+            at.display()
+        )),
+    }
+}
+
+fn unsafe_free_geteuid() -> u32 {
+    // SAFETY: geteuid(2) has no preconditions and always succeeds.
+    unsafe { libc::geteuid() }
+}
+
+/// The command line with blanks for the zero bytes between arguments.
+fn command_line() -> Vec<u8> {
+    let mut command = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+    while command.last() == Some(&0) {
+        command.pop();
+    }
+    command
+        .iter_mut()
+        .filter(|b| **b == 0)
+        .for_each(|b| *b = b' ');
+    command
+}
+
+/// Field 22 of /proc/self/stat, proc(5); the second field, in parentheses, may itself hold blanks and parentheses.
+fn start_ticks() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// A random number for this life, from getrandom(2).
+fn generation() -> u64 {
+    let mut random = [0_u8; 8];
+    // SAFETY: getrandom(2) writes at most so many bytes to a buffer of ours; on failure the clock has to do.
+    let got = unsafe {
+        libc::getrandom(
+            random.as_mut_ptr().cast(),
+            random.len(),
+            libc::GRND_NONBLOCK,
+        )
+    };
+    if got == 8 {
+        u64::from_ne_bytes(random)
+    } else {
+        clock::unix_ns()
+    }
+}
+
+/// A panic was caught in code of ours: from here on everything is only forwarded.
+#[cold]
+pub(crate) fn panicked() {
+    mode::set(mode::PASS_THROUGH);
+    segment::add(Statistic::Panics, 1);
+    segment::set(Statistic::PassThrough, PassThrough::Panic as u64);
+    log::once(format_args!(
+        "an internal error was caught; the program goes on without aishim"
+    ));
+}
+
+/// In the child of a fork after a context existed: the context is the parent's and so is the segment. The driver
+/// refuses such a child everything, and we stay out of its way.
+extern "C" fn forked() {
+    mode::set(mode::PASS_THROUGH);
+    thread::forget();
+    segment::disown();
+}
+
+/// exit(3): ours runs before the driver's handlers, which were registered before it. From here on no thread of ours
+/// calls the driver.
+extern "C" fn exiting() {
+    mode::set(mode::EXITING);
+    segment::ended(clock::unix_ns());
+}
+
+/// Starts a thread of ours: all signals blocked but the faults, so that the program's handlers run on its own threads.
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+    let mut blocked = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the signal set functions fill the sets they are given, and pthread_sigmask(3) the old one.
+    unsafe {
+        libc::sigfillset(blocked.as_mut_ptr());
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
+            libc::sigdelset(blocked.as_mut_ptr(), fault);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, blocked.as_ptr(), before.as_mut_ptr());
+    }
+    let fenced = move || crate::fence::fenced(work);
+    let started = std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(256 << 10)
+        .spawn(fenced);
+    // SAFETY: the set that was in force before.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    started.is_ok()
+}
+
+/// Whether other processes under aishim live beside this one; looked up at most once a second.
+pub(crate) fn others_present() -> bool {
+    static LOOKED_NS: AtomicU64 = AtomicU64::new(0);
+    static ANSWER: AtomicBool = AtomicBool::new(false);
+    const AGAIN_NS: u64 = 1_000_000_000;
+    let now = clock::monotonic_ns();
+    let looked = LOOKED_NS.load(Relaxed);
+    let due = looked == 0 || now.saturating_sub(looked) > AGAIN_NS;
+    if due
+        && LOOKED_NS
+            .compare_exchange(looked, now, SeqCst, Relaxed)
+            .is_ok()
+    {
+        ANSWER.store(DIRECTORY.get().is_some_and(|d| has_others(d)), Relaxed);
+    }
+    ANSWER.load(Relaxed)
+}
+
+fn has_others(directory: &Path) -> bool {
+    let segments = segment_file::list(directory).unwrap_or_default();
+    segments
+        .iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "seg"))
+        .count()
+        > 1
+}

@@ -1,0 +1,49 @@
+//! One word that says whether anything out of the ordinary is the case; a launch reads it once.
+
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+};
+
+/// No context has been made yet: nothing is counted but what precedes a context.
+pub(crate) const INACTIVE: u32 = 1;
+/// Only forward: switched off, forked after a context, or a panic was caught.
+pub(crate) const PASS_THROUGH: u32 = 2;
+/// A stream capture is open somewhere in the process.
+pub(crate) const CAPTURING: u32 = 4;
+/// The process has begun to exit: no driver calls of ours any more.
+pub(crate) const EXITING: u32 = 8;
+
+static MODE: AtomicU32 = AtomicU32::new(INACTIVE);
+
+/// The present mode; 0 is the ordinary one.
+#[inline]
+pub(crate) fn mode() -> u32 {
+    MODE.load(Relaxed)
+}
+
+/// The mode in the one order that all threads agree on; pairs with [`set`] in captures, see `capture`.
+pub(crate) fn mode_ordered() -> u32 {
+    MODE.load(SeqCst)
+}
+
+/// Whether calls are only forwarded.
+#[inline]
+pub(crate) fn is_pass_through() -> bool {
+    mode() & PASS_THROUGH != 0
+}
+
+/// Whether driver calls of our own are allowed at this moment.
+pub(crate) fn may_call_driver() -> bool {
+    mode() & (INACTIVE | PASS_THROUGH | EXITING) == 0
+}
+
+/// Sets a bit.
+pub(crate) fn set(bit: u32) {
+    MODE.fetch_or(bit, SeqCst);
+}
+
+/// Clears a bit.
+pub(crate) fn clear(bit: u32) {
+    MODE.fetch_and(!bit, SeqCst);
+}

@@ -1,0 +1,258 @@
+//! The pool in this process: whose context it belongs to, how it grows, what is told of it.
+//!
+//! Page-locked memory dies with the context in which it was allocated, so a pool belongs to one context, the first that
+//! asks for pinned memory, and serves only requests made while that context is current; others go to the driver. When
+//! the context ends, so does its pool, and the next request makes another. A pool is never freed: a thread may be in
+//! it, and a process has few contexts.
+
+use crate::cuda::{Status, host_alloc};
+use crate::driver;
+use crate::gpu_fence::{self, StreamFence};
+use crate::handlers::capture::Section;
+use crate::mode;
+use crate::segment;
+use aishim_abi::statistics::Statistic;
+use aishim_pool::{BlockInfo, FreeOutcome, GrowOutcome, Miss, PinnedSource, Pool, PoolConfig};
+use parking_lot::Mutex;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+/// A pool and the context its memory lives in.
+struct Home {
+    pool: Pool,
+    context: usize,
+}
+
+static HOME: AtomicPtr<Home> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Size the pool may grow to; 0 while there is to be none.
+static CAPACITY: AtomicUsize = AtomicUsize::new(0);
+
+/// Held while slabs are reserved, and while a context ends.
+static GROWING: Mutex<()> = Mutex::new(());
+
+/// A background thread is reserving slabs.
+static BACKGROUND: AtomicBool = AtomicBool::new(false);
+
+/// The program is about to end a context: no new reservations.
+static PAUSED: AtomicBool = AtomicBool::new(false);
+
+fn home() -> Option<&'static Home> {
+    // SAFETY: null, or a leaked box.
+    unsafe { HOME.load(Acquire).as_ref() }
+}
+
+/// Sets the size the pool may grow to. Called once, when the shim comes to life.
+pub(crate) fn configure(bytes: usize) {
+    CAPACITY.store(bytes, Relaxed);
+    segment::set(Statistic::PoolCapacity, bytes as u64);
+    segment::set(Statistic::PoolBlock, aishim_pool::BLOCK_BYTES as u64);
+}
+
+/// Whether the address lies in the pool's memory.
+#[inline]
+pub(crate) fn contains(at: usize) -> bool {
+    home().is_some_and(|h| h.pool.contains(at as *const u8))
+}
+
+/// The allocated block of the pool in which the address lies.
+pub(crate) fn block_of(at: usize) -> Option<BlockInfo> {
+    home()?.pool.block_of(at as *const u8)
+}
+
+/// Serves a request from the pool, if it can; else counts why not.
+pub(crate) fn alloc(bytes: usize, flags: u32) -> Option<NonNull<u8>> {
+    match try_alloc(bytes, flags) {
+        Ok(block) => {
+            segment::add_with_peak(
+                Statistic::PinnedBytes,
+                Statistic::PinnedPeakBytes,
+                bytes as u64,
+            );
+            Some(block)
+        }
+        Err(reason) => {
+            segment::add(reason, 1);
+            None
+        }
+    }
+}
+
+fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
+    if CAPACITY.load(Relaxed) == 0 {
+        return Err(Statistic::PoolMissNotReady);
+    }
+    if flags & !(host_alloc::PORTABLE | host_alloc::DEVICEMAP) != 0 {
+        return Err(Statistic::PoolMissFlags);
+    }
+    // In a capture the driver refuses (900), and so must we; see FACTS on RELAXED, which it would allow.
+    if mode::mode() & mode::CAPTURING != 0 {
+        return Err(Statistic::PoolMissCapture);
+    }
+    let context = driver::context();
+    if context == 0 {
+        return Err(Statistic::PoolMissContext);
+    }
+    let home = home()
+        .or_else(|| make(context))
+        .ok_or(Statistic::PoolMissNotReady)?;
+    if home.context != context {
+        return Err(Statistic::PoolMissContext);
+    }
+    // With unified addressing, memory without flags reads back as mapped.
+    let outcome = home.pool.alloc(bytes, flags | host_alloc::DEVICEMAP);
+    if home.pool.wants_growth() {
+        grow_in_background(home);
+    }
+    publish(&home.pool);
+    outcome.map_err(|miss| match miss {
+        Miss::TooLarge => Statistic::PoolMissTooLarge,
+        Miss::WaitingForGpu => Statistic::PoolMissWaiting,
+        Miss::NoRoom | Miss::Busy => Statistic::PoolMissNoRoom,
+        _ => Statistic::PoolMissNotReady,
+    })
+}
+
+/// Frees a block of the pool; false when the address is not the pool's at all.
+pub(crate) fn free(at: usize) -> Option<Status> {
+    let home = home()?;
+    let bytes = home
+        .pool
+        .block_of(at as *const u8)
+        .map_or(0, |b| b.requested_bytes);
+    let status = match home.pool.free(at as *const u8) {
+        FreeOutcome::NotOurs => return None,
+        FreeOutcome::Freed => {
+            segment::subtract(Statistic::PinnedBytes, bytes as u64);
+            Status::SUCCESS
+        }
+        // As the driver answers for an address inside a block, and for one freed before.
+        FreeOutcome::NotABlockStart | FreeOutcome::AlreadyFree => Status::INVALID_VALUE,
+    };
+    publish(&home.pool);
+    Some(status)
+}
+
+/// The first request of a context makes the pool and waits for its first slab; the others come in the background.
+fn make(context: usize) -> Option<&'static Home> {
+    let _growing = GROWING.lock();
+    if let Some(made_meanwhile) = home() {
+        return Some(made_meanwhile);
+    }
+    let config = PoolConfig::with_capacity(CAPACITY.load(Relaxed)).ok()?;
+    let pool = Pool::new(&config, Box::new(Driver), Box::new(StreamFence));
+    if let Err(code) = pool.grow() {
+        // The driver has no such memory to give; it will say so to the program itself.
+        CAPACITY.store(0, Relaxed);
+        crate::log::once(format_args!(
+            "the driver gives no page-locked memory for a pool (error {code}): pinned memory comes from the driver"
+        ));
+        return None;
+    }
+    publish(&pool);
+    let made = Box::into_raw(Box::new(Home { pool, context }));
+    HOME.store(made, Release);
+    home()
+}
+
+fn grow_in_background(home: &'static Home) {
+    if PAUSED.load(Relaxed) || BACKGROUND.swap(true, AcqRel) {
+        return;
+    }
+    let started = crate::life::spawn("aishim-pool", move || {
+        if driver::set_current_context(home.context as _).is_ok() {
+            while grow_once(home) {}
+        }
+        BACKGROUND.store(false, Release);
+    });
+    if !started {
+        BACKGROUND.store(false, Release);
+    }
+}
+
+/// Reserves one slab; whether to go on.
+fn grow_once(home: &'static Home) -> bool {
+    let _growing = GROWING.lock();
+    let wanted = home.pool.wants_growth() && !PAUSED.load(Relaxed);
+    let is_still_ours = std::ptr::from_ref(home) == HOME.load(Acquire).cast_const();
+    if !wanted || !is_still_ours {
+        return false;
+    }
+    let Some(_section) = Section::enter() else {
+        return false;
+    };
+    let outcome = home.pool.grow();
+    publish(&home.pool);
+    matches!(outcome, Ok(GrowOutcome::Grown(_)))
+}
+
+/// The program may be about to end a context: waits until no slab is being reserved, and lets none be until
+/// [`context_stays`].
+pub(crate) fn context_may_end() {
+    PAUSED.store(true, Relaxed);
+    drop(GROWING.lock());
+}
+
+/// It did not, or that is done.
+pub(crate) fn context_stays() {
+    PAUSED.store(false, Relaxed);
+}
+
+/// A context ends, and with it the memory of its pool.
+pub(crate) fn forget_context(context: usize) {
+    let _growing = GROWING.lock();
+    gpu_fence::forget_context(context);
+    if let Some(home) = home().filter(|h| h.context == context) {
+        let stats = home.pool.stats();
+        HOME.store(std::ptr::null_mut(), Release);
+        home.pool.forget();
+        segment::subtract(Statistic::PinnedBytes, stats.requested_bytes);
+        for gauge in [
+            Statistic::PoolReserved,
+            Statistic::PoolAllocated,
+            Statistic::PoolQuarantined,
+        ] {
+            segment::set(gauge, 0);
+        }
+    }
+}
+
+/// The program has waited for work: a good moment to see which freed blocks are safe again.
+pub(crate) fn tend() {
+    if let Some(home) = home() {
+        home.pool.tend();
+    }
+}
+
+fn publish(pool: &Pool) {
+    let stats = pool.stats();
+    segment::set(Statistic::PoolReserved, stats.reserved_bytes);
+    segment::set(Statistic::PoolAllocated, stats.allocated_bytes);
+    segment::set(Statistic::PoolQuarantined, stats.quarantined_bytes);
+    segment::set(Statistic::PoolHighWater, stats.high_water_bytes);
+    segment::set(Statistic::PoolHits, stats.hits);
+    segment::set(Statistic::PoolFences, stats.marks_made);
+}
+
+/// The driver as the source of page-locked memory.
+struct Driver;
+
+impl PinnedSource for Driver {
+    fn reserve(&self, bytes: usize) -> Result<NonNull<u8>, i32> {
+        let mut memory: *mut c_void = std::ptr::null_mut();
+        let flags = host_alloc::PORTABLE | host_alloc::DEVICEMAP;
+        let status = driver::host_alloc(&raw mut memory, bytes, flags);
+        if !status.is_ok() {
+            return Err(status.0.cast_signed());
+        }
+        NonNull::new(memory.cast()).ok_or(0)
+    }
+
+    fn release(&self, address: NonNull<u8>, _bytes: usize) {
+        let _ = driver::host_free(address.as_ptr().cast());
+    }
+}

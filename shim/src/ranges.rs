@@ -1,0 +1,159 @@
+//! Which addresses are whose: device memory, page-locked host memory, managed memory; with sizes, so that a free knows
+//! what it frees.
+//!
+//! A tree under a lock, off the launch path: the calls that change it cost the driver microseconds, and copies ask it
+//! once. What the driver hands out in ways that are not hooked (imported handles, arrays) is not in it.
+
+use crate::pinned;
+use crate::segment;
+use aishim_abi::statistics::Statistic;
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+
+/// Where bytes are, as far as copies are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On a device, or in managed memory.
+    Device,
+    /// In page-locked host memory.
+    Pinned,
+    /// In any other host memory.
+    Pageable,
+}
+
+/// What a range is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// cuMemAlloc, pitched and stream-ordered allocations.
+    Device,
+    /// A mapping of physical memory (cuMemMap), which is accounted for by its handle.
+    Mapped,
+    /// cuMemAllocManaged.
+    Managed,
+    /// cuMemHostAlloc from the driver (not from our pool).
+    Pinned,
+    /// cuMemHostRegister.
+    Registered,
+}
+
+/// One allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range {
+    pub(crate) bytes: usize,
+    pub(crate) kind: Kind,
+    /// The context it dies with; 0 when not known.
+    pub(crate) context: usize,
+}
+
+static RANGES: RwLock<BTreeMap<usize, Range>> = RwLock::new(BTreeMap::new());
+
+impl Kind {
+    /// The gauge, and its peak, in which such a range counts.
+    fn gauges(self) -> Option<(Statistic, Option<Statistic>)> {
+        match self {
+            Self::Device => Some((Statistic::DeviceBytes, Some(Statistic::DevicePeakBytes))),
+            Self::Managed => Some((Statistic::ManagedBytes, None)),
+            Self::Pinned => Some((Statistic::PinnedBytes, Some(Statistic::PinnedPeakBytes))),
+            Self::Registered => Some((Statistic::RegisteredBytes, None)),
+            Self::Mapped => None,
+        }
+    }
+
+    fn place(self) -> Place {
+        match self {
+            Self::Device | Self::Mapped | Self::Managed => Place::Device,
+            Self::Pinned | Self::Registered => Place::Pinned,
+        }
+    }
+}
+
+/// Notes an allocation at `start`.
+pub(crate) fn insert(start: usize, bytes: usize, kind: Kind, context: usize) {
+    if start == 0 {
+        return;
+    }
+    let before = RANGES.write().insert(
+        start,
+        Range {
+            bytes,
+            kind,
+            context,
+        },
+    );
+    if let Some(stale) = before {
+        uncount(stale);
+    }
+    match kind.gauges() {
+        Some((gauge, Some(peak))) => segment::add_with_peak(gauge, peak, bytes as u64),
+        Some((gauge, None)) => segment::add(gauge, bytes as u64),
+        None => {}
+    }
+}
+
+/// Forgets the allocation that begins at `start`, if it is of a kind that `frees` accepts.
+pub(crate) fn remove(start: usize, frees: impl Fn(Kind) -> bool) {
+    let mut ranges = RANGES.write();
+    if ranges.get(&start).is_some_and(|r| frees(r.kind)) {
+        let removed = ranges.remove(&start);
+        drop(ranges);
+        removed.into_iter().for_each(uncount);
+    }
+}
+
+/// Forgets the mappings within an address range (cuMemUnmap may undo several at once).
+pub(crate) fn remove_mapped(start: usize, bytes: usize) -> Vec<usize> {
+    let end = start.saturating_add(bytes);
+    let mut ranges = RANGES.write();
+    let inside = ranges
+        .range(start..end)
+        .filter(|(_, r)| r.kind == Kind::Mapped);
+    let starts: Vec<usize> = inside.map(|(start, _)| *start).collect();
+    for start in &starts {
+        ranges.remove(start);
+    }
+    starts
+}
+
+/// Forgets everything that dies with a context.
+pub(crate) fn remove_context(context: usize) {
+    let mut gone = Vec::new();
+    RANGES.write().retain(|_, range| {
+        let dies = range.context == context && range.kind != Kind::Registered;
+        if dies {
+            gone.push(*range);
+        }
+        !dies
+    });
+    gone.into_iter().for_each(uncount);
+}
+
+fn uncount(range: Range) {
+    if let Some((gauge, _)) = range.kind.gauges() {
+        segment::subtract(gauge, range.bytes as u64);
+    }
+}
+
+/// Where the byte at `at` is, when it lies in an allocation we know.
+pub(crate) fn place_of(at: usize) -> Option<Place> {
+    if pinned::contains(at) {
+        return Some(Place::Pinned);
+    }
+    let ranges = RANGES.read();
+    let (start, range) = ranges.range(..=at).next_back()?;
+    (at - start < range.bytes.max(1)).then(|| range.kind.place())
+}
+
+impl Place {
+    /// The place of an address that is host memory for certain.
+    pub(crate) fn of_host(at: usize) -> Self {
+        match place_of(at) {
+            Some(Self::Pinned) => Self::Pinned,
+            _ => Self::Pageable,
+        }
+    }
+
+    /// The place of a unified address.
+    pub(crate) fn of(at: usize) -> Self {
+        place_of(at).unwrap_or(Self::Pageable)
+    }
+}

@@ -1,0 +1,6 @@
+//! Gives the library the name programs link the driver by, so that `-l:libcuda.so.1` records `libcuda.so.1`.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
+}
