@@ -59,7 +59,7 @@ bench: build ## criterion benches
 
 bench-check: build ## instructions of one launch against the baseline; UPDATE=1 writes it anew
 	@scripts/setup.sh bench-check
-	cargo build $(CARGO_FLAGS) --release -p aishim-benches
+	cargo build $(CARGO_FLAGS) --release -p aishim-benches -p null-driver
 	@scripts/bench-check.sh $(if $(UPDATE),--update)
 
 # Under sudo there is no toolchain as a rule, so what the user built before is installed.

@@ -59,8 +59,7 @@ static const char MODULE[] =
     "    ret;\n"
     "}\n";
 
-/* One stream with its device memory and the page-locked buffers of the request on it. */
-struct lane {
+struct lane { /* a stream, its device memory, and the page-locked buffers of the request on it */
     CUstream stream;
     CUdeviceptr device_a, device_b, device_sum;
     float *a, *b, *sum;
@@ -167,7 +166,6 @@ int main(int argc, char **argv)
     CUcontext context;
     CUmodule module;
     CUfunction kernel;
-    double began;
 
     CALL(cuInit, 0);
     CALL(cuDeviceGet, &device, 0);
@@ -178,7 +176,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < STREAMS; i++)
         open_lane(&lanes[i], elements * sizeof(float));
 
-    began = seconds();
+    double began = seconds();
     for (unsigned request = 0; request < requests; request++) {
         struct lane *lane = &lanes[request % STREAMS];
 

@@ -3,4 +3,6 @@
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
+    // What cuGetProcAddress hands out is this library's own function, whatever a preloaded library exports by that name.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic");
 }

@@ -7,7 +7,7 @@
 //! * `PID-TICKS.ended` once somebody has found it unlocked; its modification time is the end of the process, or the
 //!   moment it was found dead. It is removed [`KEEP_ENDED`] later by the next shim that starts in the directory.
 
-use crate::layout::{SEGMENT_BYTES, Segment};
+use crate::layout::{MAGIC, SEGMENT_BYTES, Segment};
 use crate::mapping;
 use crate::reader::SegmentCopy;
 use rustix::fd::OwnedFd;
@@ -144,10 +144,10 @@ pub fn probe_open(file: &OwnedFd, path: &Path) -> io::Result<(Entry, PathBuf)> {
     if rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_err() {
         return Ok((Entry::Alive, path.to_owned()));
     }
-    if path.extension().is_some_and(|e| e == "ended") {
-        return Ok((Entry::Ended(modified(file)?), path.to_owned()));
+    if is_named(path, "seg") && begins_as_segment(file) {
+        return Ok(note_end(file, path));
     }
-    Ok(note_end(file, path))
+    Ok((Entry::Ended(modified(file)?), path.to_owned()))
 }
 
 fn note_end(file: &OwnedFd, path: &Path) -> (Entry, PathBuf) {
@@ -192,29 +192,52 @@ pub fn sweep(directory: &Path, now: SystemTime) -> usize {
 fn sweep_one(path: &Path, now: SystemTime) -> bool {
     // A clock that was set back must not keep a file for ever: a moment to come counts as far away as one that passed.
     let age = |t: SystemTime| now.duration_since(t).unwrap_or_else(|e| e.duration());
-    let is = |ending| path.extension().is_some_and(|e| e == ending);
-    if is("new") {
-        let Ok(file) = open(path) else { return false };
+    let Some(file) = is_ours(path).then(|| open(path).ok()).flatten() else {
+        return false;
+    };
+    if is_named(path, "new") {
         // The age comes first: our lock on a file that is just being made would turn its maker away.
         let old = modified(&file).is_ok_and(|m| age(m) > KEEP_UNFINISHED);
         let ownerless = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
         return old && ownerless() && rustix::fs::unlink(path).is_ok();
     }
-    if !is("seg") && !is("ended") {
-        return false;
-    }
-    match probe(path) {
-        Ok((Entry::Ended(when), at)) if age(when) > KEEP_ENDED => rustix::fs::unlink(at).is_ok(),
+    match probe_open(&file, path) {
+        Ok((Entry::Ended(when), at)) if age(when) > KEEP_ENDED => {
+            begins_as_segment(&file) && rustix::fs::unlink(at).is_ok()
+        }
         _ => false,
     }
 }
 
-/// The segment files of `directory`, living and ended.
+/// Whether a name is one that we give. The directory may be one that a user named and keeps other things in: what is not
+/// named as ours, or does not begin as a segment, is neither renamed nor removed.
+fn is_ours(path: &Path) -> bool {
+    ["seg", "ended", "new"].iter().any(|e| is_named(path, e))
+}
+
+fn is_named(path: &Path, ending: &str) -> bool {
+    let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    let stem = path.file_stem().and_then(|s| s.to_str());
+    let stem = match ending {
+        "new" => stem.and_then(|s| s.strip_prefix('.')),
+        _ => stem,
+    };
+    let numbers = stem.and_then(|s| s.split_once('-'));
+    path.extension().is_some_and(|e| e == ending)
+        && numbers.is_some_and(|(pid, ticks)| is_number(pid) && is_number(ticks))
+}
+
+fn begins_as_segment(file: &OwnedFd) -> bool {
+    let mut start = [0; MAGIC.len()];
+    rustix::io::pread(file, &mut start, 0) == Ok(start.len()) && start == MAGIC
+}
+
+/// The segment files of `directory`, living and ended, by their names alone.
 ///
 /// # Errors
 /// Those of opendir(3).
 pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let is_segment = |p: &PathBuf| p.extension().is_some_and(|e| e == "seg" || e == "ended");
+    let is_segment = |p: &PathBuf| is_named(p, "seg") || is_named(p, "ended");
     let entries = std::fs::read_dir(directory)?;
     Ok(entries
         .flatten()

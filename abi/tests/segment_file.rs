@@ -311,6 +311,36 @@ fn a_living_process_under_the_name_of_a_dead_one_lives() {
 }
 
 #[test]
+fn what_is_not_ours_is_neither_renamed_nor_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let long_ago = SystemTime::now() - 10 * KEEP_ENDED;
+    let foreign = [
+        "1-1.seg",
+        "2-2.ended",
+        "lecture.seg",
+        "a-1.ended",
+        "x.new",
+        "3-.seg",
+        "-3.ended",
+    ];
+    for name in foreign {
+        std::fs::write(at.join(name), "somebody's data, of some length").unwrap();
+        set_modified(&at.join(name), long_ago);
+    }
+    // Ours by its content, but not by its name.
+    let renamed = at.join("copy-of-5-5.seg");
+    std::fs::rename(Sample::new(5, 5).dead(at), &renamed).unwrap();
+    set_modified(&renamed, long_ago);
+    for path in segment_file::list(at).unwrap() {
+        segment_file::probe(&path).unwrap();
+    }
+    assert_eq!(segment_file::sweep(at, SystemTime::now()), 0);
+    assert_eq!(names(at).len(), foreign.len() + 1);
+    assert!(foreign.iter().all(|name| at.join(name).exists()));
+}
+
+#[test]
 fn what_is_no_file_is_not_opened() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();

@@ -39,7 +39,7 @@ def main():
     runs.print_table(headers, rows)
 
     small = [statistics.median(run["sizes"][0]["pair_mean_ns"] for run in side) for side in (native, shimmed)]
-    sentence = f"4 KiB alloc and free: {small[0] / 1e3:.0f} us natively, {small[1]:.0f} ns shimmed"
+    sentence = f"4 KiB alloc and free: {small[0] / 1e3:.1f} us natively, {small[1]:.0f} ns shimmed"
     sentence += f"; {stats.pool_hits} allocations from the pool"
     ok = stats.pool_hits > 0 and small[1] < small[0]
     record = {"native": native, "shimmed": shimmed, "shim": stats.raw}

@@ -19,6 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 HERE = Path(__file__).resolve().parent
 
+started = []
+"""Every program started so far."""
+
+ending = False
+"""Set when the script has been asked to end: nothing more is started."""
+
 
 def parser(description):
     """A parser with the arguments every check takes."""
@@ -40,7 +46,18 @@ def parse(argument_parser):
     args.aictl = args.aictl.resolve()
     args.out = args.out or default_out()
     args.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, end_with_programs)
     return args
+
+
+def end_with_programs(*_):
+    """Ends this script and every program it has started, which a timeout's SIGTERM alone would leave on the GPU."""
+    global ending
+    ending = True
+    for process in started:
+        if process.returncode is None:
+            kill_group(process)
+    sys.exit("ended by SIGTERM")
 
 
 def default_out():
@@ -103,7 +120,9 @@ def run(command, env, timeout_s=240):
 
 def start(command, env):
     """Starts a program in a process group of its own, its three standard streams as pipes."""
-    return subprocess.Popen(
+    if ending:
+        raise RunFailed(f"{shown(command)}: not started, the check is ending")
+    process = subprocess.Popen(
         [str(part) for part in command],
         env=env,
         stdin=subprocess.PIPE,
@@ -112,12 +131,13 @@ def start(command, env):
         text=True,
         start_new_session=True,
     )
+    started.append(process)
+    return process
 
 
 def stop_group(process):
     """Ends a program and its children, and reads what is left in its pipes."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    kill_group(process)
     with contextlib.suppress(ValueError):
         process.communicate()
 
@@ -125,7 +145,8 @@ def stop_group(process):
 def wait_for_line(process, word, timeout_s=240):
     """Reads the program's stdout up to a line that begins with `word`, and returns that line."""
     # A watchdog ends the program, and with it the read, where select() would miss what Python has buffered already.
-    watchdog = signal.signal(signal.SIGALRM, lambda *_: stop_later(process))
+    began = time.monotonic()
+    watchdog = signal.signal(signal.SIGALRM, lambda *_: kill_group(process))
     signal.alarm(timeout_s)
     try:
         for line in process.stdout:
@@ -136,10 +157,11 @@ def wait_for_line(process, word, timeout_s=240):
         signal.signal(signal.SIGALRM, watchdog)
     _, stderr = process.communicate()
     tail = "\n".join(stderr.strip().splitlines()[-12:])
-    raise RunFailed(f"{shown(process.args)}: ended, or was ended after {timeout_s} s, before it printed '{word}'\n{tail}")
+    elapsed_s = time.monotonic() - began
+    raise RunFailed(f"{shown(process.args)}: no line '{word}', but its end after {elapsed_s:.1f} s\n{tail}")
 
 
-def stop_later(process):
+def kill_group(process):
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

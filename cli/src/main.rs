@@ -1,2 +1,46 @@
-//! Placeholder.
-fn main() {}
+//! `aictl`: starts programs under aishim, shows their figures, and says why something does not work.
+//!
+//! Exit codes: 0 ok, 1 error, 2 usage, 4 no such process; `aictl run` exits as the program it runs.
+
+mod doctor;
+mod failure;
+mod output;
+mod preload;
+mod run;
+mod select;
+mod stats;
+mod units;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Shows and starts programs whose use of the GPU aishim times and helps.
+///
+/// A program under aishim is one that was started with `aictl run -- CMD`, or with libaishim.so in LD_PRELOAD. It
+/// publishes its figures in the runtime directory: AISHIM_DIR where it is set, else /run/aishim where it may be written,
+/// else /dev/shm/aishim-UID. aictl reads them there; it talks to no daemon and disturbs no program.
+#[derive(Parser)]
+#[command(name = "aictl", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 ok, 1 error, 2 usage, 4 no such process; `aictl run` exits as its program does.";
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Stats(stats::Arguments),
+    Doctor(doctor::Arguments),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(arguments) => run::main(arguments),
+        Command::Stats(arguments) => stats::main(&arguments),
+        Command::Doctor(arguments) => doctor::main(&arguments),
+    };
+    done.unwrap_or_else(failure::Failure::report)
+}

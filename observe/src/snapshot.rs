@@ -35,8 +35,11 @@ pub struct Snapshot {
     pub taken: SystemTime,
     /// The directories that were looked into.
     pub directories: Vec<PathBuf>,
-    /// Processes under aishim: the living by PID, then those that ended.
+    /// Processes under aishim: the living by PID, then those that ended in the last
+    /// [`KEEP_ENDED`](segment_file::KEEP_ENDED).
     pub processes: Vec<Process>,
+    /// Segments of processes that ended before that; the next shim that starts in the directory removes them.
+    pub expired: usize,
     /// Files that were left out.
     pub skipped: Vec<Skipped>,
     /// The GPUs, or why there is nothing to tell of them.
@@ -100,6 +103,7 @@ impl Snapshot {
 struct Segments {
     directories: Vec<PathBuf>,
     processes: Vec<Process>,
+    expired: usize,
     skipped: Vec<Skipped>,
     names: Names,
 }
@@ -115,7 +119,9 @@ impl Segments {
             seen.directories.push(place.directory.clone());
             files.sort();
             for file in files.iter().skip(MOST_SEGMENTS) {
-                seen.skipped.push(Skipped::one_too_many(file));
+                let name = file.file_name().unwrap_or_default();
+                seen.skipped
+                    .push(Skipped::one_too_many(&place.directory.join(name)));
             }
             for file in files.iter().take(MOST_SEGMENTS) {
                 seen.add(file, &place.directory);
@@ -127,14 +133,18 @@ impl Segments {
     }
 
     fn add(&mut self, file: &Path, directory: &Path) {
+        let named = |file: &Path| directory.join(file.file_name().unwrap_or_default());
         match Process::read(file, &mut self.names) {
+            Ok(process) if process.ended.is_some_and(is_long_ago) => self.expired += 1,
             Ok(mut process) => {
-                let name = process.file.file_name().unwrap_or_default();
-                process.file = directory.join(name);
+                process.file = named(&process.file);
                 self.processes.push(process);
             }
             Err(skipped) if skipped.has_vanished() => {}
-            Err(skipped) => self.skipped.push(skipped),
+            Err(mut skipped) => {
+                skipped.file = named(&skipped.file);
+                self.skipped.push(skipped);
+            }
         }
     }
 
@@ -148,6 +158,7 @@ impl Segments {
             taken: SystemTime::now(),
             directories: self.directories,
             processes: self.processes,
+            expired: self.expired,
             skipped: self.skipped,
             board,
             not_under_aishim,
@@ -177,4 +188,10 @@ impl Segments {
         foreigners.sort_by(|a, b| (a.pid, &a.gpu_uuid).cmp(&(b.pid, &b.gpu_uuid)));
         foreigners
     }
+}
+
+fn is_long_ago(ended: SystemTime) -> bool {
+    ended
+        .elapsed()
+        .is_ok_and(|age| age > segment_file::KEEP_ENDED)
 }

@@ -146,8 +146,20 @@ fn without_a_directory_or_nvml_there_is_an_answer_all_the_same() {
     assert!(snapshot.board.unwrap_err().contains("cannot be loaded"));
 }
 
-/// Not a measurement (the release build has one minute's worth of room below this), but a guard against a mistake that
-/// makes it a hundred times slower.
+#[test]
+fn what_ended_long_ago_is_only_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    Sample::new(1, 1)
+        .ended_unix_ns(1_600_000_000_000_000_000)
+        .dead(at);
+    Sample::new(2, 2).dead(at);
+    let snapshot = take(at);
+    assert_eq!((snapshot.processes.len(), snapshot.expired), (1, 1));
+    assert_eq!(snapshot.processes[0].pid, 2);
+}
+
+/// No measurement, but a guard against a mistake that makes it a hundred times slower.
 #[test]
 fn many_processes_are_read_in_a_moment() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,7 +1,11 @@
 //! The lock-free parts under every interleaving that loom finds. Run them with
 //! `RUSTFLAGS="--cfg loom" cargo test -p aishim-pool --release --test loom`.
 #![cfg(loom)]
-#![allow(dead_code, reason = "only parts of the modules are put to the test")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "modules of the library, of which parts are tested"
+)]
 
 #[path = "../src/claim.rs"]
 mod claim;
@@ -18,6 +22,10 @@ mod reuse_clock;
 #[path = "../src/size_class.rs"]
 mod size_class;
 #[path = "../src/sync.rs"]
+#[allow(
+    unused_imports,
+    reason = "modules of the library, of which parts are tested"
+)]
 mod sync;
 
 use loom::{
@@ -162,6 +170,54 @@ fn a_stale_claim_has_one_heir() {
         let mine = claim.take(STALE_MS).is_some();
         assert!(mine != other.join().unwrap());
     });
+}
+
+/// The whole pool, smallest: two threads want one block each of the two that there are, while the GPU works for ever
+/// on whatever was freed. No block is had twice, and what is freed is not handed out again.
+#[test]
+fn two_threads_never_have_the_same_block() {
+    explore(1, || {
+        let config = aishim_pool::PoolConfig::with_slabs(&[2 * aishim_pool::BLOCK_BYTES]).unwrap();
+        let pool = aishim_pool::Pool::new(&config, Box::new(Addresses), Box::new(NeverDone));
+        assert!(pool.grow().is_ok());
+        let pool = Arc::new(pool);
+        let turn = |pool: &aishim_pool::Pool| {
+            let address = pool.alloc(1, 0).ok()?.as_ptr();
+            assert_eq!(pool.free(address), aishim_pool::FreeOutcome::Freed);
+            Some(address.addr())
+        };
+        let other = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || turn(&pool)
+        });
+        let mine = turn(&pool);
+        let theirs = other.join().unwrap();
+        // While one thread carries blocks from the heap to its cache, the other may find neither there.
+        assert!(mine.is_some() || theirs.is_some());
+        assert_ne!(mine, theirs, "a block was handed out twice");
+    });
+}
+
+struct Addresses;
+
+impl aishim_pool::PinnedSource for Addresses {
+    fn reserve(&self, _bytes: usize) -> Result<std::ptr::NonNull<u8>, i32> {
+        std::ptr::NonNull::new(std::ptr::without_provenance_mut(1 << 20)).ok_or(2)
+    }
+
+    fn release(&self, _address: std::ptr::NonNull<u8>, _bytes: usize) {}
+}
+
+struct NeverDone;
+
+impl aishim_pool::WorkFence for NeverDone {
+    fn mark(&self) -> Option<Mark> {
+        Some(1)
+    }
+
+    fn passed(&self, _mark: Mark) -> bool {
+        false
+    }
 }
 
 fn explore(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {

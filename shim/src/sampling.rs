@@ -48,6 +48,12 @@ const BUDGET: u64 = 100;
 /// A launch call that takes longer loads code or waits for room: nothing to learn from.
 const SLOW_NS: u64 = 100_000;
 
+/// What a launch call takes the host at most by assumption, when nothing is known of its GPU time.
+const HOST_LAUNCH_NS: u64 = 10_000;
+
+/// The distance between samples is at most one in this many of the launches so far.
+const YOUTH: u64 = 8;
+
 /// Functions remembered at most.
 const LEARNT_MAX: usize = 8192;
 
@@ -142,8 +148,12 @@ pub(crate) struct Sampler {
     /// When the last sample of each stratum began, in ticks, and how many launches were to follow it.
     began: [u64; 2],
     drawn: [u64; 2],
-    /// Samples on busy streams so far; now and then one gets a third event.
-    busy: u64,
+    /// Samples so far; now and then one gets a third event.
+    measured: u64,
+    /// Launches so far, about: a young thread is sampled more often.
+    launches: u64,
+    /// Running mean of the GPU time of a launch of each stratum, in nanoseconds.
+    gpu_ns: [u64; 2],
     /// Running mean of what a sample costs the host, in nanoseconds.
     cost_ns: u64,
 }
@@ -241,7 +251,9 @@ impl Sampler {
             weights: [1, 1],
             began: [0, 0],
             drawn: [1, 1],
-            busy: 0,
+            measured: 0,
+            launches: 0,
+            gpu_ns: [0, 0],
             cost_ns: 5_000,
         }
     }
@@ -282,12 +294,12 @@ impl Sampler {
         let Some(pair) = self.pairs.get_mut(index) else {
             return;
         };
-        let usable = status.is_ok() && launch_ns < SLOW_NS;
+        let usable = status.is_ok() && (launch_ns < SLOW_NS || pair.state == State::StartedBusy);
         let section = if usable { Section::enter() } else { None };
         let complete = section.is_some() && pair.finish(stream, launch_ns);
-        if complete && pair.gap_ns == 0 {
-            self.busy += 1;
-            if self.busy % EMPTY_EVERY == 1 {
+        if complete {
+            self.measured += 1;
+            if self.measured % EMPTY_EVERY == 1 {
                 pair.follow(stream);
             }
         }
@@ -310,26 +322,29 @@ impl Sampler {
 
     /// How many launches until the next sample: the budget's share, spread at random from 1 to twice that less one.
     fn next_interval(&mut self, stratum: Stratum) -> u32 {
+        let at = stratum as usize;
         let now = clock::now();
-        let began = std::mem::replace(&mut self.began[stratum as usize], now);
-        // What a launch takes at most by assumption: idle time of the program is no budget.
-        let most_ns = match stratum {
-            Stratum::Kernels => 10_000,
-            Stratum::Graphs => 400_000,
-        };
+        let began = std::mem::replace(&mut self.began[at], now);
+        // Idle time is no budget: a launch takes the host a few microseconds, or the GPU as long as it was seen to.
+        let most_ns = HOST_LAUNCH_NS.max(self.gpu_ns[at]);
         let elapsed_ns = if began == 0 {
-            0
+            most_ns
         } else {
             clock::ns(now.wrapping_sub(began))
         };
-        let launch_ns = (elapsed_ns / self.drawn[stratum as usize]).clamp(1_000, most_ns);
-        let mean = (self.cost_ns * BUDGET / launch_ns).clamp(1, u64::from(INTERVAL_MAX)) as u32;
+        let launch_ns = (elapsed_ns / self.drawn[at]).clamp(50, most_ns);
+        // A young thread is sampled densely, so that a short program is not told by its first launch alone.
+        let youth = 1 + self.launches / YOUTH;
+        let mean = (self.cost_ns * BUDGET / launch_ns)
+            .min(youth)
+            .clamp(1, INTERVAL_MAX.into()) as u32;
         if stratum == Stratum::Kernels {
             segment::set(Statistic::SampleInterval, mean.into());
         }
-        let interval = 1 + self.next_random() % (2 * mean - 1).max(1);
-        self.weights[stratum as usize] += u64::from(interval);
-        self.drawn[stratum as usize] = interval.into();
+        let interval = 1 + self.next_random() % (2 * mean - 1);
+        self.weights[at] += u64::from(interval);
+        self.drawn[at] = interval.into();
+        self.launches += u64::from(interval);
         interval
     }
 
@@ -360,7 +375,11 @@ impl Sampler {
                 pair.forget();
             } else if driver::event_query(pair.last()) != Status::NOT_READY {
                 pair.state = State::Free;
-                self.weights[pair.subject.stratum as usize] += pair.read();
+                let at = pair.subject.stratum as usize;
+                match pair.read() {
+                    Some(gpu_ns) => self.gpu_ns[at] = (self.gpu_ns[at] * 15 + gpu_ns) / 16,
+                    None => self.weights[at] += pair.weight,
+                }
             }
         }
     }
@@ -403,6 +422,18 @@ impl Pair {
         if self.context == context {
             return true;
         }
+        let mut spare = SPARE.lock();
+        spare.retain(|p| p.epoch == epoch);
+        if let Some(at) = spare
+            .iter()
+            .position(|p| p.context == context)
+            .filter(|_| self.context == 0)
+        {
+            *self = spare.swap_remove(at);
+            (self.state, self.has_after) = (State::Free, false);
+            return true;
+        }
+        drop(spare);
         if self.context != 0 {
             let _ = driver::event_destroy(self.start);
             let _ = driver::event_destroy(self.end);
@@ -441,8 +472,8 @@ impl Pair {
         if self.has_after { self.after } else { self.end }
     }
 
-    /// Reads a finished pair; returns the weight that could not be used.
-    fn read(&mut self) -> u64 {
+    /// Reads a finished pair and counts what it tells; none when it tells nothing.
+    fn read(&mut self) -> Option<u64> {
         if std::mem::take(&mut self.has_after) {
             elapsed_ns(self.end, self.after)
                 .into_iter()
@@ -450,22 +481,47 @@ impl Pair {
         }
         let Some(raw_ns) = elapsed_ns(self.start, self.end) else {
             segment::add(Statistic::GpuSamplesDiscarded, 1);
-            return self.weight;
+            return None;
         };
-        let empty_ns = segment().counters[Statistic::EmptyPair as usize].load(Relaxed);
         let time_ns = raw_ns
-            .saturating_sub(self.gap_ns)
-            .saturating_sub(empty_ns)
+            .saturating_sub(self.gap_ns + self.overhead_ns())
             .max(1);
-        let quiet = learn(self.subject.key, time_ns);
+        let believed_ns = learn(self.subject.key, time_ns);
         segment::add(Statistic::GpuSamples, 1);
-        if quiet == time_ns {
+        if believed_ns == time_ns {
             segment::record(&segment().gpu, time_ns);
         } else {
             segment::add(Statistic::GpuSamplesContended, 1);
         }
-        segment::add(Statistic::GpuTime, quiet.saturating_mul(self.weight));
-        0
+        segment::add(Statistic::GpuTime, believed_ns.saturating_mul(self.weight));
+        Some(believed_ns)
+    }
+
+    /// What the pair shows beyond the launch itself, in terms of an empty pair. Measured against CUPTI on an H200
+    /// (benches/gpu/pair_overhead.py): 1.5 us on an idle stream and 3.1 us on a busy one, with an empty pair of 1.25 us.
+    fn overhead_ns(&self) -> u64 {
+        let empty_ns = segment().counters[Statistic::EmptyPair as usize].load(Relaxed);
+        if self.gap_ns == 0 {
+            empty_ns * 5 / 2
+        } else {
+            empty_ns * 6 / 5
+        }
+    }
+}
+
+/// Events that threads which ended have left, for those that come: a program that starts a thread for each request must
+/// not leave events behind for each.
+static SPARE: Mutex<Vec<Pair>> = Mutex::new(Vec::new());
+
+// SAFETY: the pointers are handles of the driver, which any thread may use.
+unsafe impl Send for Pair {}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        let pairs = std::mem::replace(&mut self.pairs, std::array::from_fn(|_| Pair::new()));
+        SPARE
+            .lock()
+            .extend(pairs.into_iter().filter(|p| p.context != 0));
     }
 }
 

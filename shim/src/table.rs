@@ -111,6 +111,9 @@ macro_rules! with_hooks {
             Management cuDevicePrimaryCtxRetain: fn(pctx: *mut CUcontext, dev: CUdevice) => context::primary_retained(pctx, dev);
             Management cuDevicePrimaryCtxRelease_v2: fn(dev: CUdevice) => context::primary_released(dev);
             Management cuDevicePrimaryCtxReset_v2: fn(dev: CUdevice) => context::primary_reset(dev);
+            // CUDA 10.2; what libcudart asks for by the version in which the name first came.
+            #[unchecked] Management cuDevicePrimaryCtxRelease: fn(dev: CUdevice) => context::primary_released(dev);
+            #[unchecked] Management cuDevicePrimaryCtxReset: fn(dev: CUdevice) => context::primary_reset(dev);
             Management cuCtxCreate_v4: fn(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: u32, dev: CUdevice) => context::created(pctx, dev);
             // CUDA 12.9, gone from the 13.0 header and still exported by its driver.
             #[unchecked] Management cuCtxCreate_v2: fn(pctx: *mut CUcontext, flags: u32, dev: CUdevice) => context::created(pctx, dev);

@@ -29,10 +29,15 @@ impl fmt::Display for Report {
         writeln!(f, "device: {}, CUDA {major}.{minor}", self.device)?;
         writeln!(
             f,
-            "work: c = a + b, {} elements, pinned buffers of {} allocated for each request, {} streams",
+            "work: c = a + b, {} elements, pinned buffers of {} allocated for each request, {} {}",
             self.elements,
             ByteCount(u64::from(self.elements) * 4),
-            self.streams
+            self.streams,
+            if self.streams == 1 {
+                "stream"
+            } else {
+                "streams"
+            }
         )?;
         writeln!(
             f,

@@ -5,6 +5,7 @@ use crate::sim::{CaptureStatus, Process, thread};
 use crate::status::{R, Status};
 use cudarc::driver::sys::{CUgraph, CUgraphNode, CUstream};
 use std::ffi::{c_uint, c_void};
+use std::ptr::null_mut;
 
 fn begin(process: &Process, stream: CUstream, per_thread: bool, mode: c_uint) -> R {
     let mut sim = process.sim();
@@ -23,8 +24,7 @@ struct Answers {
 
 impl Answers {
     fn brief(status: *mut c_uint, number: *mut u64) -> Self {
-        let null = std::ptr::null_mut;
-        Self { status, number, graph: null(), nodes: null(), node_count: null() }
+        Self { status, number, graph: null_mut(), nodes: null_mut(), node_count: null_mut() }
     }
 }
 
@@ -98,7 +98,7 @@ driver_api! {
 
     /// Whether a stream is capturing.
     fn cuStreamIsCapturing, cuStreamIsCapturing_ptsz(stream: CUstream, status: *mut c_uint) |process, per_thread| {
-        info(process, stream, per_thread, &Answers::brief(status, std::ptr::null_mut()))
+        info(process, stream, per_thread, &Answers::brief(status, null_mut()))
     }
 
     /// State and number of a stream's capture.

@@ -23,11 +23,14 @@ pub(crate) use capture::CaptureStatus;
 pub(crate) use context::Context;
 pub(crate) use event::{DISABLE_TIMING, Event, INTERPROCESS, Mark};
 pub(crate) use graph::{Executable, Graph};
-pub(crate) use host_memory::HostBlock;
-pub(crate) use memory::{BlockKind, DeviceBlock, Side};
+pub(crate) use host_memory::{ALLOC_FLAGS, REGISTER_FLAGS};
+pub(crate) use memory::{BlockKind};
 pub(crate) use module::Function;
+pub(crate) use pool::Pool;
 pub(crate) use stream::{NON_BLOCKING, Stream, StreamId, StreamKind, Ticket};
-pub(crate) use work::{Copy, Direction, Fill, HostCall, Place, Work};
+pub(crate) use transfer::{Request, Returns};
+pub(crate) use virtual_memory::GRANULARITY;
+pub(crate) use work::{Fill, HostCall, Place, Work};
 
 use crate::gpu::{SharedGpu, SlotIndex};
 use crate::settings::Settings;

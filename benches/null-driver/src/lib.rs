@@ -1,0 +1,95 @@
+//! A `libcuda.so.1` in which every call succeeds at once and nothing happens: what a launch costs over it is the hook.
+
+use std::ffi::{c_int, c_void};
+
+/// Functions that only succeed, with their first arguments ignored.
+macro_rules! succeed {
+    ($($name:ident ($($arg:ident : $ty:ty),*);)*) => {
+        $(
+            #[doc = concat!("`", stringify!($name), "`, which succeeds.")]
+            #[allow(non_snake_case, reason = "the driver's own name")]
+            #[unsafe(no_mangle)]
+            pub extern "C" fn $name($($arg: $ty),*) -> u32 {
+                $(let _ = $arg;)*
+                0
+            }
+        )*
+    };
+}
+
+succeed! {
+    cuInit(flags: u32);
+    cuLaunchKernel(f: *mut c_void, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: *mut c_void, parameters: *mut *mut c_void, extra: *mut *mut c_void);
+    cuEventCreate(event: *mut *mut c_void, flags: u32);
+    cuEventRecord(event: *mut c_void, stream: *mut c_void);
+    cuEventQuery(event: *mut c_void);
+    cuEventDestroy_v2(event: *mut c_void);
+    cuStreamQuery(stream: *mut c_void);
+    cuStreamSynchronize(stream: *mut c_void);
+    cuCtxSetCurrent(context: *mut c_void);
+    cuThreadExchangeStreamCaptureMode(mode: *mut u32);
+    cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int);
+}
+
+/// Any address does as a context.
+const CONTEXT: *mut c_void = std::ptr::without_provenance_mut(0x1000);
+
+/// `cuDevicePrimaryCtxRetain`.
+///
+/// # Safety
+/// `context` is null or may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(
+    context: *mut *mut c_void,
+    _device: c_int,
+) -> u32 {
+    if !context.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { context.write(CONTEXT) };
+    }
+    0
+}
+
+/// `cuCtxGetCurrent`.
+///
+/// # Safety
+/// `context` is null or may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut *mut c_void) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { cuDevicePrimaryCtxRetain(context, 0) }
+}
+
+/// `cuEventElapsedTime`: always 10 us.
+///
+/// # Safety
+/// `milliseconds` is null or may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuEventElapsedTime(
+    milliseconds: *mut f32,
+    _start: *mut c_void,
+    _end: *mut c_void,
+) -> u32 {
+    if !milliseconds.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { milliseconds.write(0.01) };
+    }
+    0
+}
+
+/// `cuDriverGetVersion`.
+///
+/// # Safety
+/// `version` is null or may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> u32 {
+    if !version.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { version.write(13_000) };
+    }
+    0
+}

@@ -1,0 +1,162 @@
+//! What a launch call costs: batches of cuLaunchKernel over 2,000 functions and 8 streams, from some threads at once.
+//!
+//! Run it over the null driver, once without and once with the preload; the difference is what the shim adds:
+//!
+//! ```sh
+//! LD_LIBRARY_PATH=target/null-driver target/release/launch-meter --threads 1
+//! LD_PRELOAD=dist/libaishim.so LD_LIBRARY_PATH=target/null-driver target/release/launch-meter --threads 1
+//! ```
+//!
+//! It prints `stamp_ns` (one time stamp, measured in turn with the launches), `launch_ns` and, batch by batch,
+//! `launch_less_two_stamps_ns`: medians over batches and threads. `--callgrind` instead makes a fixed number of launches inside
+//! one function and prints how many.
+
+use aishim_benches::stamps;
+use std::ffi::c_void;
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+
+type Launch = unsafe extern "C" fn(
+    *mut c_void,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    *mut c_void,
+    *mut *mut c_void,
+    *mut *mut c_void,
+) -> u32;
+
+const FUNCTIONS: usize = 2_000;
+const STREAMS: usize = 8;
+const BATCHES: usize = 2_000;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let launch = driver();
+    if arguments.first().is_some_and(|a| a == "--callgrind") {
+        // Once to warm up: the first launch of a thread does what is done once.
+        launch_meter_warm(launch);
+        println!("launches: {}", launch_meter_measured(launch, 10_000));
+        return;
+    }
+    let threads = match arguments.as_slice() {
+        [flag, number] if flag == "--threads" => number.parse().ok(),
+        [] => Some(1),
+        _ => None,
+    };
+    let Some(threads) = threads.filter(|t| (1..=256).contains(t)) else {
+        eprintln!("usage: launch-meter [--threads N | --callgrind]    (N from 1 to 256)");
+        std::process::exit(2);
+    };
+    report(launch, threads);
+}
+
+fn report(launch: Launch, threads: usize) {
+    let ns_per_tick = stamps::ns_per_tick();
+    let start = Arc::new(Barrier::new(threads));
+    let workers: Vec<_> = (0..threads)
+        .map(|_| {
+            let start = Arc::clone(&start);
+            std::thread::spawn(move || {
+                batch(launch);
+                start.wait();
+                // In turn: the processor's clock moves, and both have to be seen at the same speed.
+                let pair = |_| (batch(launch), stamps::batch(FUNCTIONS));
+                (0..BATCHES).map(pair).collect()
+            })
+        })
+        .collect();
+    let pairs: Vec<(u64, u64)> = workers
+        .into_iter()
+        .flat_map(|w| -> Vec<(u64, u64)> { w.join().unwrap_or_default() })
+        .collect();
+    let ns = |ticks: u64| ticks as f64 * ns_per_tick / FUNCTIONS as f64;
+    let launches: Vec<f64> = pairs.iter().map(|p| ns(p.0)).collect();
+    let stamps: Vec<f64> = pairs.iter().map(|p| ns(p.1)).collect();
+    let beyond: Vec<f64> = pairs.iter().map(|p| ns(p.0) - 2.0 * ns(p.1)).collect();
+    println!(
+        "threads {threads}  stamp_ns {:.2}  launch_ns {:.2}  launch_less_two_stamps_ns {:.2}",
+        stamps::median(stamps),
+        stamps::median(launches),
+        stamps::median(beyond),
+    );
+}
+
+/// One launch of every function, streams in turn; how many ticks it took.
+#[inline(never)]
+fn batch(launch: Launch) -> u64 {
+    let start = stamps::ticks();
+    for i in 0..FUNCTIONS {
+        one(launch, i);
+    }
+    stamps::ticks() - start
+}
+
+#[inline(always)]
+fn one(launch: Launch, i: usize) {
+    // Handles as a driver's would be: addresses, aligned, far apart.
+    let function = black_box((0x5600_0000_0000 + i * 0x240) as *mut c_void);
+    let stream = black_box((0x5610_0000_0000 + (i % STREAMS) * 0x3f0) as *mut c_void);
+    // SAFETY: the null driver looks at none of it; a hook hands it on.
+    unsafe {
+        launch(
+            function,
+            64,
+            1,
+            1,
+            256,
+            1,
+            1,
+            0,
+            stream,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+}
+
+#[inline(never)]
+fn launch_meter_warm(launch: Launch) {
+    batch(launch);
+}
+
+#[inline(never)]
+fn launch_meter_measured(launch: Launch, launches: usize) -> usize {
+    for i in 0..launches {
+        one(launch, i % FUNCTIONS);
+    }
+    black_box(launches)
+}
+
+/// Loads the driver as libcudart does, makes a context, and returns cuLaunchKernel as a program gets it.
+fn driver() -> Launch {
+    let retain = |library: &libloading::Library| -> Result<Launch, libloading::Error> {
+        let mut context = std::ptr::null_mut::<c_void>();
+        // SAFETY: the signatures are those of the CUDA driver API.
+        unsafe {
+            let init = library.get::<unsafe extern "C" fn(u32) -> u32>(b"cuInit\0")?;
+            let retain = library.get::<unsafe extern "C" fn(*mut *mut c_void, i32) -> u32>(
+                b"cuDevicePrimaryCtxRetain\0",
+            )?;
+            init(0);
+            retain(&raw mut context, 0);
+            Ok(*library.get::<Launch>(b"cuLaunchKernel\0")?)
+        }
+    };
+    // SAFETY: the driver's own initialisers, which any CUDA program runs.
+    let library = unsafe { libloading::Library::new("libcuda.so.1") };
+    let launch = library.and_then(|l| {
+        let launch = retain(&l);
+        // Never unloaded: hooks keep pointers into it.
+        std::mem::forget(l);
+        launch
+    });
+    launch.unwrap_or_else(|e| {
+        eprintln!("launch-meter: {e}: LD_LIBRARY_PATH names the folder of a libcuda.so.1");
+        std::process::exit(1);
+    })
+}
