@@ -8,7 +8,6 @@ SHELL := /bin/bash
 
 PREFIX ?= $(HOME)/.local
 export CARGO_FLAGS ?= --locked
-SOAK_CASES ?= 20000
 
 # A toolchain that rustup has just installed is not on the PATH of the shell that installed it.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -31,7 +30,7 @@ lint: build ## formatting, clippy, docs/hooks.md equal to the hook table, what t
 	@scripts/setup.sh lint
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
-	cargo test $(CARGO_FLAGS) --quiet -p aishim --test hooks_doc
+	cargo test $(CARGO_FLAGS) --quiet -p aishim --lib hooks_doc
 	@scripts/check-needed.sh dist/libaishim.so
 
 test: ## lint, then every test; needs no GPU
@@ -47,12 +46,12 @@ loom: ## all interleavings of what is lock-free
 	    cargo test $(CARGO_FLAGS) --release --target-dir $(target)/loom -p aishim-pool --test loom
 
 docs: ## docs/hooks.md anew from the hook table
-	UPDATE_DOCS=1 cargo test $(CARGO_FLAGS) --quiet -p aishim --test hooks_doc
+	UPDATE_DOCS=1 cargo test $(CARGO_FLAGS) --quiet -p aishim --lib hooks_doc
 
-soak: build ## what takes long: the ignored tests, and many more cases for the generated ones
+soak: build ## what takes long: SOAK_ROUNDS (10) rounds of all tests, loom further, the fuzz targets
 	@scripts/setup.sh test
 	@scripts/fetch-cudart.sh
-	PROPTEST_CASES=$(SOAK_CASES) cargo test $(CARGO_FLAGS) --workspace --no-fail-fast -- --include-ignored
+	@scripts/soak.sh
 
 bench: build ## criterion benches
 	cargo bench $(CARGO_FLAGS) -p aishim-benches

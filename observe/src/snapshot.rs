@@ -9,10 +9,14 @@ use crate::user::Names;
 use aishim_abi::segment_file;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, SystemTime};
 
 /// The library that answers for the GPUs.
 pub const NVML: &str = "libnvidia-ml.so.1";
+
+/// Without persistence mode NVML initialises every GPU anew, which takes seconds; what takes longer than this hangs.
+const NVML_PATIENCE: Duration = Duration::from_secs(10);
 
 /// More segments than this in one directory are not looked at: a directory may be somebody else's.
 const MOST_SEGMENTS: usize = 4096;
@@ -84,18 +88,30 @@ impl Snapshot {
     #[must_use]
     pub fn take(options: &Options) -> Self {
         // NVML takes its time to load; the segments are read meanwhile.
-        std::thread::scope(|scope| {
-            let board = scope.spawn(|| match &options.nvml {
-                Some(library) => Board::read(library),
-                None => Err("not asked for".to_owned()),
-            });
-            let seen = Segments::read(&places::all(options));
-            let board = board
-                .join()
-                .unwrap_or_else(|_| Err("NVML failed".to_owned()));
-            seen.with_board(board)
-        })
+        let board = options.nvml.clone().map(ask);
+        let seen = Segments::read(&places::all(options));
+        let board = board.map_or_else(|| Err("not asked for".to_owned()), |b| answer(&b));
+        seen.with_board(board)
     }
+}
+
+/// Asks NVML on a thread of its own: a GPU that has fallen off the bus can keep a caller waiting for ever.
+fn ask(library: PathBuf) -> Receiver<Result<Board, String>> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody listens any more where it took too long.
+        let _ = sender.send(Board::read(&library));
+    });
+    receiver
+}
+
+fn answer(board: &Receiver<Result<Board, String>>) -> Result<Board, String> {
+    board.recv_timeout(NVML_PATIENCE).unwrap_or_else(|_| {
+        let seconds = NVML_PATIENCE.as_secs();
+        Err(format!(
+            "NVML did not answer in {seconds} s; a GPU may be lost"
+        ))
+    })
 }
 
 /// The half of a snapshot that comes from files.

@@ -51,7 +51,7 @@ impl Config {
         Self {
             pool_bytes: (number(c"AISHIM_POOL_MIB").unwrap_or(DEFAULT_POOL_MIB) as usize) << 20,
             priority: number(c"AISHIM_PRIORITY").unwrap_or(DEFAULT_PRIORITY) as u32,
-            sampling: !raw(c"AISHIM_SAMPLE").is_some_and(|v| v == b"off"),
+            sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
             directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),
         }
     }

@@ -1,6 +1,6 @@
 //! Every symbol that libaishim.so exports: one function for each hook, and `dlsym`.
 //!
-//! Left out of this crate's own unit tests: exporting `dlsym` would interpose the test harness.
+//! In this crate's own unit tests nothing is exported: an exported `dlsym` would interpose the test harness.
 
 use crate::cuda::{Abi, Status, sys::*};
 use crate::driver;
@@ -38,7 +38,7 @@ macro_rules! export {
         /// # Safety
         /// As for the driver's function of that name, which is what is called.
         #[allow(non_snake_case, unused_variables, reason = "the driver's own names; a handler takes what it needs")]
-        #[unsafe(no_mangle)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
         pub(crate) unsafe extern "C-unwind" fn $name($($arg: <$ty as Abi>::Raw),*) -> Status {
             type Real = unsafe extern "C-unwind" fn($(<$ty as Abi>::Raw),*) -> Status;
             let mut real = driver::real(Hook::$name);
@@ -75,7 +75,7 @@ compile_error!("aishim runs on x86-64 Linux: dlsym below is written in its assem
 /// # Safety
 /// As for dlsym(3).
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn dlsym(handle: *mut c_void, symbol: *const c_char) -> *mut c_void {
     std::arch::naked_asm!(
         "test rsi, rsi",

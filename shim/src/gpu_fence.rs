@@ -114,7 +114,7 @@ impl Fences {
         }
         let mut event = std::ptr::null_mut();
         let made = driver::event_create(&raw mut event, DISABLE_TIMING);
-        made.is_ok().then(|| Signal {
+        made.is_ok().then_some(Signal {
             event: event as usize,
             context,
         })

@@ -14,16 +14,26 @@
 //! | `ranges` | whose an address is |
 //! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
 
+#![cfg_attr(
+    test,
+    allow(
+        dead_code,
+        reason = "in unit tests nothing is exported, so nothing is reached"
+    )
+)]
+
 mod clock;
 mod config;
 mod cuda;
+mod dlsym;
 mod driver;
-#[cfg(not(test))]
 mod exports;
 mod fence;
 mod gpu_fence;
 mod handlers;
 mod hook;
+#[cfg(test)]
+mod hooks_doc;
 mod life;
 mod log;
 mod mode;
@@ -33,5 +43,3 @@ mod sampling;
 mod segment;
 mod table;
 mod thread;
-
-mod dlsym;

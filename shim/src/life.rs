@@ -1,7 +1,7 @@
 //! The shim's life in a process: nothing until the first context, then the segment and the rest; forks, panics, the end.
 
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::driver;
 use crate::log;
 use crate::mode;
@@ -35,7 +35,7 @@ static CONSTRUCTOR: extern "C" fn() = {
     extern "C" fn loaded() {
         crate::dlsym::resolve();
         log::remember_stderr();
-        if config::is_off() {
+        if crate::config::is_off() {
             mode::set(mode::PASS_THROUGH);
         }
     }
@@ -81,7 +81,7 @@ fn activate() {
 }
 
 fn publish(config: &Config) {
-    let uid = unsafe_free_geteuid();
+    let uid = effective_uid();
     let at = directory::path(config.directory.clone(), uid);
     let mut driver_version = 0;
     let _ = driver::driver_version(&raw mut driver_version);
@@ -113,7 +113,7 @@ fn publish(config: &Config) {
     }
 }
 
-fn unsafe_free_geteuid() -> u32 {
+fn effective_uid() -> u32 {
     // SAFETY: geteuid(2) has no preconditions and always succeeds.
     unsafe { libc::geteuid() }
 }

@@ -358,10 +358,10 @@ impl Sampler {
 
     /// Reads the pairs that are done. The program has just waited, or a new sample is due.
     pub(crate) fn collect(&mut self) {
-        if self.pairs.iter().any(|p| p.state == State::Pending) {
-            if let Some(_section) = Section::enter() {
-                self.collect_pending();
-            }
+        if self.pairs.iter().any(|p| p.state == State::Pending)
+            && let Some(_section) = Section::enter()
+        {
+            self.collect_pending();
         }
     }
 
@@ -456,7 +456,7 @@ impl Pair {
             State::StartedIdle => self.gap_ns = launch_ns,
             // Still waiting behind earlier work: the kernel follows it without a gap.
             State::StartedBusy if driver::event_query(self.start) == Status::NOT_READY => {
-                self.gap_ns = 0
+                self.gap_ns = 0;
             }
             _ => return false,
         }

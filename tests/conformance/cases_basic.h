@@ -42,7 +42,7 @@ CASE(error_name, 0) { const char *t = ""; d.cuGetErrorName(900, &t); return strc
 CASE(error_text, 0) { const char *t = ""; d.cuGetErrorString(2, &t); return strcmp(t, "out of memory"); }
 CASE(error_text_700, 0) { const char *t = ""; d.cuGetErrorString(700, &t); return strcmp(t, "an illegal memory access was encountered"); }
 CASE(error_name_unknown, 1) { const char *t = "x"; Result r = d.cuGetErrorName(12345, &t); return t ? 2 : r; }
-CASE(export_table_unknown, 500) { unsigned char id[16] = {1}; const void *t = &t; return d.cuGetExportTable(&t, id); }
+CASE(export_table_unknown, 1) { unsigned char id[16] = {1}; const void *t = &t; return d.cuGetExportTable(&t, id); }
 
 /* cuGetProcAddress: what it finds, against what dlsym finds. */
 static long long same(const char *name, int version, U64 flags, const char *symbol) {
@@ -73,11 +73,24 @@ CASE(proc_capture_10000, 1) { return same("cuStreamBeginCapture", 10000, 0, "cuS
 CASE(proc_capture_12000, 1) { return same("cuStreamBeginCapture", 12000, 0, "cuStreamBeginCapture_v2"); }
 CASE(proc_instantiate_12000, 1) { return same("cuGraphInstantiate", 12000, 0, "cuGraphInstantiateWithFlags"); }
 CASE(proc_write_value_per_thread, 1) { return same("cuStreamWriteValue32", 12000, 2, "cuStreamWriteValue32_v2_ptsz"); }
-NOTED(proc_unknown, 500001, "observed forms of a miss") { return miss("cuNoSuchFunction", 12000, 0); }
-NOTED(proc_versioned_name, 500001, "observed forms of a miss") { return miss("cuMemAlloc_v2", 12000, 0); }
-NOTED(proc_too_old, 500002, "observed forms of a miss") { return miss("cuLibraryLoadData", 11000, 0); }
-NOTED(proc_empty, 500001, "observed forms of a miss") { return miss("", 12000, 0); }
+CASE(proc_unknown, 1) { return miss("cuNoSuchFunction", 12000, 0); }
+CASE(proc_versioned_name, 1) { return miss("cuMemAlloc_v2", 12000, 0); }
+CASE(proc_too_old, 2) { return miss("cuLibraryLoadData", 11000, 0); }
+CASE(proc_empty, 1) { return miss("", 12000, 0); }
 CASE(proc_flags, 1) { void *f; int s; return d.cuGetProcAddress_v2("cuInit", &f, 12000, 8, &s); }
+static long long bare_miss(const char *name, bool first) {
+    void *found = &found;
+    return first ? d.cuGetProcAddress(name, &found, 12000, 0) : d.cuGetProcAddress_v2(name, &found, 12000, 0, NULL);
+}
+CASE(proc_unknown_without_status, 500) { return bare_miss("cuNoSuchFunction", false); }
+CASE(proc_unknown_first_form, 500) { return bare_miss("cuNoSuchFunction", true); }
+CASE(proc_empty_without_status, 500) { return bare_miss("", false); }
+CASE(proc_alloc_2000, 1) { return same("cuMemAlloc", 2000, 0, "cuMemAlloc"); }
+CASE(proc_instantiate_12000_v2, 0) { return same("cuGraphInstantiate", 12000, 0, "cuGraphInstantiate_v2"); }
+CASE(proc_instantiate_11000_v2, 1) { return same("cuGraphInstantiate", 11000, 0, "cuGraphInstantiate_v2"); }
+CASE(proc_launch_6000_per_thread, 1) { return same("cuLaunchKernel", 6000, 2, "cuLaunchKernel"); }
+CASE(proc_version_zero, 2) { return miss("cuInit", 0, 0); }
+CASE(proc_newer_than_driver, 1) { return same("cuMemAlloc", 99000, 0, "cuMemAlloc_v2"); }
 CASE(proc_null_name, 1) { void *f; int s; return d.cuGetProcAddress_v2(NULL, &f, 12000, 0, &s); }
 CASE(proc_null_pointer, 1) { int s; return d.cuGetProcAddress_v2("cuInit", NULL, 12000, 0, &s); }
 CASE(proc_null_status, 0) { void *f; return d.cuGetProcAddress_v2("cuInit", &f, 12000, 0, NULL); }

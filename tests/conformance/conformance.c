@@ -14,6 +14,8 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -243,6 +245,15 @@ static int run_one(const char *name, bool bare) {
     _exit(value == found->expected || bare ? 0 : 1);
 }
 
+static sigjmp_buf before_crash;
+static void crashed(int signal) { siglongjmp(before_crash, signal); }
+
+/* A case's value; a crash in the driver is 100000 + its signal, and the others still run. */
+static long long run_guarded(const struct Case *c) {
+    int signal = sigsetjmp(before_crash, 1);
+    return signal ? 100000 + signal : c->run();
+}
+
 static int run_all(bool list) {
     int differences = 0, unexplained = 0;
     char name[100] = "";
@@ -251,11 +262,13 @@ static int run_all(bool list) {
     for (int i = 0; i < case_count; i++)
         if (cases[i].alone) alone[i] = run_alone(cases[i].name);
     if (!set_up()) return 1;
+    struct sigaction action = {.sa_handler = crashed};
+    sigaction(SIGSEGV, &action, NULL), sigaction(SIGBUS, &action, NULL), sigaction(SIGFPE, &action, NULL);
     d.cuDeviceGetName(name, sizeof name, 0);
     printf("driver: %s%s\n", name, strstr(name, "simulated") ? " (SIMULATED GPU)" : "");
     for (int i = 0; i < case_count; i++) {
         const struct Case *c = &cases[i];
-        long long value = c->alone ? alone[i] : c->run();
+        long long value = c->alone ? alone[i] : run_guarded(c);
         bool differs = value != c->expected;
         differences += differs;
         unexplained += differs && !c->note;

@@ -42,7 +42,8 @@ fn a_slab_that_comes_after_the_release_goes_back_at_once() {
     let bench = Bench::empty(&[16]);
     let (gate, keeper) = Gate::new();
     *bench.host.gate.lock().unwrap() = Some(gate);
-    std::thread::scope(|scope| {
+    let bench = &bench;
+    std::thread::scope(move |scope| {
         let growing = scope.spawn(|| bench.pool.grow());
         keeper.reached.recv().unwrap();
         assert_eq!(bench.pool.release_all(), Ok(()));

@@ -37,7 +37,8 @@ fn a_slow_source_keeps_nobody_else_waiting() {
     assert!(bench.pool.grow().is_ok());
     let (gate, keeper) = Gate::new();
     *bench.host.gate.lock().unwrap() = Some(gate);
-    std::thread::scope(|scope| {
+    let bench = &bench;
+    std::thread::scope(move |scope| {
         let growing = scope.spawn(|| bench.pool.grow());
         keeper.reached.recv().unwrap();
         let address = bench.alloc(16);
@@ -63,7 +64,7 @@ fn a_thread_that_never_comes_back_from_the_source_stops_the_growth_only() {
     let lost = Arc::clone(&bench);
     std::thread::spawn(move || lost.pool.grow());
     keeper.reached.recv().unwrap();
-    drop(keeper);
+    std::mem::forget(keeper);
     for _ in 0..1000 {
         let address = bench.alloc(5);
         assert_eq!(bench.pool.free(address), FreeOutcome::Freed);
@@ -128,7 +129,7 @@ fn a_thread_that_never_comes_back_from_the_fence_costs_misses_and_no_hang() {
     let lost = Arc::clone(&bench);
     std::thread::spawn(move || lost.pool.tend());
     keeper.reached.recv().unwrap();
-    drop(keeper);
+    std::mem::forget(keeper);
     for &address in &addresses[1..] {
         assert_eq!(bench.pool.free(address), FreeOutcome::Freed);
     }

@@ -51,7 +51,7 @@ fn bytes() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig { cases: 192, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_pool_does_as_the_model(steps in prop::collection::vec(step(), 1..300)) {

@@ -32,10 +32,9 @@ fn nobody_gets_what_another_holds_or_the_gpu_may_use() {
                 })
             })
             .collect();
-        for worker in workers {
-            worker.join().unwrap();
-        }
+        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
         stop.store(true, SeqCst);
+        assert!(ended.iter().all(Result::is_ok), "a worker failed");
     });
     world.check_the_end();
 }

@@ -125,7 +125,7 @@ fn forget_before(hook: Hook, call: impl FnOnce() -> Status, pointer: sys::CUdevi
         fenced(|| {
             ranges::remove(pointer as usize, |k| {
                 matches!(k, Kind::Device | Kind::Managed)
-            })
+            });
         });
     }
     forward(hook, call)
@@ -157,10 +157,10 @@ static BOOK: Mutex<Book> = Mutex::new(Book {
 impl Book {
     fn forget_unused(&mut self, number: usize) {
         let unused = |p: &Physical| p.references == 0 && p.mappings == 0;
-        if self.physical.get(&number).is_some_and(unused) {
-            if let Some(physical) = self.physical.remove(&number) {
-                segment::subtract(Statistic::DeviceBytes, physical.bytes as u64);
-            }
+        if self.physical.get(&number).is_some_and(unused)
+            && let Some(physical) = self.physical.remove(&number)
+        {
+            segment::subtract(Statistic::DeviceBytes, physical.bytes as u64);
         }
     }
 }
@@ -284,10 +284,9 @@ pub(crate) unsafe fn unmap(
 /// # Safety
 /// `pointer` is null or may be read.
 pub(crate) unsafe fn stored(pointer: *mut *mut c_void) -> usize {
-    // SAFETY: the caller's promise.
     if pointer.is_null() {
-        0
-    } else {
-        unsafe { *pointer as usize }
+        return 0;
     }
+    // SAFETY: the caller's promise.
+    unsafe { *pointer as usize }
 }

@@ -84,10 +84,10 @@ pub(crate) fn work_begins(key: usize, now: u64) -> usize {
 
 #[cold]
 fn work_begins_elsewhere(key: usize, now: u64) {
-    if let Some(slot) = find(key).or_else(|| take(key, 0, false)) {
-        if slot.open_since.load(Relaxed) == 0 {
-            open(slot, now);
-        }
+    if let Some(slot) = find(key).or_else(|| take(key, 0, false))
+        && slot.open_since.load(Relaxed) == 0
+    {
+        open(slot, now);
     }
 }
 
@@ -109,10 +109,10 @@ pub(crate) fn request_ends(key: usize) {
     } else {
         key
     };
-    if let Some(slot) = find(key) {
-        if let Some(since) = close(slot) {
-            record(since);
-        }
+    if let Some(slot) = find(key)
+        && let Some(since) = close(slot)
+    {
+        record(since);
     }
 }
 

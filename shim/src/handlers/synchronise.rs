@@ -36,7 +36,7 @@ pub(crate) unsafe fn query(
     stream: sys::CUstream,
 ) -> Status {
     after(hook, call, || {
-        streams::request_ends(streams::key(address(stream), hook))
+        streams::request_ends(streams::key(address(stream), hook));
     })
 }
 

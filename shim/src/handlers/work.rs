@@ -70,7 +70,7 @@ pub(crate) unsafe fn memset(
 ) -> Status {
     let bytes = width.wrapping_mul(height).wrapping_mul(element) as u64;
     work(hook, call, stream, false, || {
-        segment::add(Statistic::MemsetBytes, bytes)
+        segment::add(Statistic::MemsetBytes, bytes);
     })
 }
 
@@ -124,7 +124,7 @@ pub(crate) unsafe fn copy_d2d(
     bytes: usize,
 ) -> Status {
     copy(hook, call, stream, false, || {
-        count_copy(Place::Device, Place::Device, bytes)
+        count_copy(Place::Device, Place::Device, bytes);
     })
 }
 
@@ -136,7 +136,7 @@ pub(crate) unsafe fn copy_peer(
     bytes: usize,
 ) -> Status {
     copy(hook, call, stream, false, || {
-        segment::add(Statistic::PeerToPeer, bytes as u64)
+        segment::add(Statistic::PeerToPeer, bytes as u64);
     })
 }
 
@@ -153,7 +153,7 @@ pub(crate) unsafe fn copy_any(
     let (from, to) = (source as usize, destination as usize);
     let waits = synchronous && Place::of(to) != Place::Device;
     copy(hook, call, stream, waits, || {
-        count_copy(Place::of(from), Place::of(to), bytes)
+        count_copy(Place::of(from), Place::of(to), bytes);
     })
 }
 
