@@ -1,7 +1,7 @@
 //! A validated private copy of somebody else's segment.
 //!
 //! What another process wrote is an allegation. The file is copied with pread(2), so that one that is truncated while
-//! we read it gives a short count and not a SIGBUS; nothing is believed before [`SegmentCopy::check`] has passed; and
+//! we read it gives a short count and not a SIGBUS; nothing is believed before `SegmentCopy::check` has passed; and
 //! every number that is used as an index or a length is clipped to the layout.
 
 use crate::histogram;
@@ -110,7 +110,17 @@ impl SegmentCopy {
     /// # Errors
     /// [`ReadError`] says what is wrong with it.
     pub fn read(file: impl AsFd) -> Result<Self, ReadError> {
-        let mut copy = mapping::zeroed();
+        Self::read_into(None, file)
+    }
+
+    /// As [`read`](Self::read), into the memory of a copy that is no longer needed: who reads many segments has fresh
+    /// pages made for the first alone.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn read_into(spare: Option<Self>, file: impl AsFd) -> Result<Self, ReadError> {
+        // What an earlier segment left is overwritten in full, or the check says that the file ends too early.
+        let mut copy = spare.map_or_else(mapping::zeroed, |spare| spare.copy);
         let bytes = mapping::bytes_mut(&mut copy);
         let mut done = 0;
         while done < bytes.len() {
@@ -281,8 +291,10 @@ impl SegmentCopy {
     /// Launches of every form.
     #[must_use]
     pub fn launches(&self) -> u64 {
-        let launches = self.hooks().filter(|h| h.kind == HookKind::Launch);
-        launches.fold(0, |sum, h| sum.saturating_add(h.calls))
+        let count = self.copy.header.hooks.load(Relaxed) as usize;
+        let is_launch = |i: &usize| self.copy.hook_kinds[*i] == HookKind::Launch as u8;
+        let calls = |i| self.copy.shards.iter().map(move |s| &s.calls[i]);
+        total((0..count.min(HOOKS)).filter(is_launch).flat_map(calls))
     }
 
     /// A histogram, the shards added up.

@@ -120,3 +120,19 @@ fn every_field_that_is_an_index_is_checked() {
     let read = SegmentCopy::from_bytes(&sample.bytes);
     assert_eq!(read.err(), Some(ReadError::Corrupt { field: "pid" }));
 }
+
+#[test]
+fn a_copy_that_is_used_again_keeps_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    let read = |spare, bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        SegmentCopy::read_into(spare, std::fs::File::open(&path).unwrap())
+    };
+    let busy = read(None, &good().bytes).unwrap();
+    assert_eq!(busy.launches(), 42);
+    let idle = read(Some(busy), &cases::sample::Sample::new(1, 1).bytes).unwrap();
+    assert_eq!((idle.pid(), idle.launches()), (1, 0));
+    let cut = read(Some(idle), &good().bytes[..5000]);
+    assert_eq!(cut.err(), Some(ReadError::Truncated { bytes: 5000 }));
+}

@@ -141,7 +141,22 @@ def summary(profiler):
         if key and "dur" in event:
             gpu[key] += round(event["dur"] * 1000)
             counts[event["cat"]] += 1
+    gpu["graph_gap_ns"] = graph_gap_ns(events)
     return {"calls": calls, "nested_driver_calls": nested, "gpu": gpu, "gpu_activities": counts}
+
+
+def graph_gap_ns(events):
+    """Time within graph launches in which none of the graph's kernels ran: the shim times a graph as one."""
+    launches = collections.defaultdict(list)
+    for event in events:
+        if event.get("cat") == "kernel" and "dur" in event:
+            launches[event.get("args", {}).get("correlation")].append((event["ts"], event["ts"] + event["dur"]))
+    gap_us = 0.0
+    for spans in launches.values():
+        if len(spans) > 1:
+            held = max(end for _, end in spans) - min(begin for begin, _ in spans)
+            gap_us += held - sum(end - begin for begin, end in spans)
+    return round(gap_us * 1000)
 
 
 def trace_events(profiler):

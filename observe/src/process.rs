@@ -67,9 +67,16 @@ pub struct Process {
     statistics: Vec<u64>,
 }
 
+/// What is kept from one segment to the next.
+#[derive(Default)]
+pub(crate) struct Reader {
+    pub(crate) names: Names,
+    spare: Option<SegmentCopy>,
+}
+
 impl Process {
     /// Reads the segment file at `path`, and notes the end of a process found dead where we may.
-    pub(crate) fn read(path: &Path, names: &mut Names) -> Result<Self, Skipped> {
+    pub(crate) fn read(path: &Path, reader: &mut Reader) -> Result<Self, Skipped> {
         let unopened = |e: io::Error| Skipped::unopened(path, &e);
         let file = segment_file::open(path)
             .or_else(|e| reopen(path, e))
@@ -78,8 +85,11 @@ impl Process {
             .map_err(|e| unopened(e.into()))?
             .st_uid;
         let (entry, path) = segment_file::probe_open(&file, path).map_err(unopened)?;
-        let segment = SegmentCopy::read(&file).map_err(|e| Skipped::unread(&path, &e))?;
-        Ok(Self::of(&segment, &entry, path, uid, names))
+        let segment = SegmentCopy::read_into(reader.spare.take(), &file)
+            .map_err(|e| Skipped::unread(&path, &e))?;
+        let process = Self::of(&segment, &entry, path, uid, &mut reader.names);
+        reader.spare = Some(segment);
+        Ok(process)
     }
 
     fn of(

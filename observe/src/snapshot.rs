@@ -2,10 +2,9 @@
 
 use crate::gpu::{Board, GpuProcess};
 use crate::places::{self, Place};
-use crate::process::{Process, State};
+use crate::process::{Process, Reader, State};
 use crate::procfs::{self, Identity};
 use crate::skipped::Skipped;
-use crate::user::Names;
 use aishim_abi::segment_file;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -121,7 +120,7 @@ struct Segments {
     processes: Vec<Process>,
     expired: usize,
     skipped: Vec<Skipped>,
-    names: Names,
+    reader: Reader,
 }
 
 impl Segments {
@@ -150,7 +149,7 @@ impl Segments {
 
     fn add(&mut self, file: &Path, directory: &Path) {
         let named = |file: &Path| directory.join(file.file_name().unwrap_or_default());
-        match Process::read(file, &mut self.names) {
+        match Process::read(file, &mut self.reader) {
             Ok(process) if process.ended.is_some_and(is_long_ago) => self.expired += 1,
             Ok(mut process) => {
                 process.file = named(&process.file);
@@ -195,7 +194,7 @@ impl Segments {
             .filter(|p| !is_ours(p.pid))
             .map(|p| Foreigner {
                 pid: p.pid,
-                user: procfs::owner(p.pid).map(|uid| self.names.of(uid)),
+                user: procfs::owner(p.pid).map(|uid| self.reader.names.of(uid)),
                 command: procfs::command(p.pid),
                 gpu_uuid: p.gpu_uuid,
                 gpu_memory_bytes: p.memory_bytes,

@@ -5,6 +5,7 @@
 //! a quantum, which is when the high-water mark is taken.
 
 use crate::{
+    apart::Apart,
     reuse_clock::Turn,
     shard::SHARDS,
     stats::{Miss, MissCounts},
@@ -14,20 +15,26 @@ use crate::{
 /// All accounts of one pool.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    meters: Box<[Meter]>,
-    /// What the shards have reported so far, packed as in [`Meter::level`].
+    meters: Box<[Apart<Meter>]>,
+    common: Apart<Common>,
+    misses: [AtomicU64; Miss::ALL.len()],
+    /// Shards report in steps of this many blocks, a power of two: 2 MiB where the first slab has 16, so that threads
+    /// which take and free a block of 1 MiB again and again do not meet.
+    quantum_blocks: u64,
+}
+
+/// What the shards report to, now and then.
+#[derive(Debug)]
+struct Common {
+    /// What is held as far as reported, packed as in [`Meter::level`].
     level: AtomicI64,
     high_water_blocks: AtomicU64,
     /// Blocks freed since the last mark, as far as reported.
     freed_since_mark: AtomicU64,
-    misses: [AtomicU64; Miss::ALL.len()],
-    /// Shards report in steps of this many blocks, a power of two.
-    quantum_blocks: u64,
 }
 
-/// One shard's part, on cache lines of its own.
+/// One shard's part.
 #[derive(Debug)]
-#[repr(align(128))]
 struct Meter {
     hits: AtomicU64,
     frees: AtomicU64,
@@ -55,12 +62,14 @@ impl Ledger {
     /// Empty accounts of a pool whose first slab has `first_slab_blocks`.
     pub(crate) fn new(first_slab_blocks: u32) -> Self {
         Self {
-            meters: (0..SHARDS).map(|_| Meter::new()).collect(),
-            level: AtomicI64::new(0),
-            high_water_blocks: AtomicU64::new(0),
-            freed_since_mark: AtomicU64::new(0),
+            meters: (0..SHARDS).map(|_| Apart(Meter::new())).collect(),
+            common: Apart(Common {
+                level: AtomicI64::new(0),
+                high_water_blocks: AtomicU64::new(0),
+                freed_since_mark: AtomicU64::new(0),
+            }),
             misses: std::array::from_fn(|_| AtomicU64::new(0)),
-            quantum_blocks: 1 << (first_slab_blocks / 128).max(1).ilog2(),
+            quantum_blocks: 1 << (first_slab_blocks / 8).max(1).ilog2(),
         }
     }
 
@@ -98,7 +107,12 @@ impl Ledger {
         let before = freed_in.fetch_add(u64::from(blocks), Ordering::Relaxed);
         let whole = |freed: u64| freed & !(self.quantum_blocks - 1);
         let step = whole(before + u64::from(blocks)) - whole(before);
-        (step != 0).then(|| self.freed_since_mark.fetch_add(step, Ordering::Relaxed) + step)
+        (step != 0).then(|| {
+            self.common
+                .freed_since_mark
+                .fetch_add(step, Ordering::Relaxed)
+                + step
+        })
     }
 
     /// A request that was not served.
@@ -114,7 +128,7 @@ impl Ledger {
     /// later epoch, and leaves the account with that one.
     pub(crate) fn note_turn(&self, turn: Turn) {
         if turn.marked {
-            self.freed_since_mark.store(0, Ordering::Relaxed);
+            self.common.freed_since_mark.store(0, Ordering::Relaxed);
         }
         for epoch in (turn.safe_before + 1..=turn.safe_now)
             .rev()
@@ -128,7 +142,7 @@ impl Ledger {
 
     /// Allocated blocks as far as the shards have reported: one load, a quantum a shard off.
     pub(crate) fn reported_blocks(&self) -> u64 {
-        (self.level.load(Ordering::Relaxed) >> BLOCKS_SHIFT).max(0) as u64
+        (self.common.level.load(Ordering::Relaxed) >> BLOCKS_SHIFT).max(0) as u64
     }
 
     /// How many frees there have been.
@@ -147,7 +161,7 @@ impl Ledger {
 
     /// The sums over all shards.
     pub(crate) fn totals(&self) -> Totals {
-        let mut level = self.level.load(Ordering::Relaxed);
+        let mut level = self.common.level.load(Ordering::Relaxed);
         let mut totals = Totals::default();
         for meter in &self.meters {
             level = level.wrapping_add(meter.level.load(Ordering::Relaxed));
@@ -159,6 +173,7 @@ impl Ledger {
         totals.allocated_blocks = level >> BLOCKS_SHIFT;
         totals.requested_bytes = level & ((1 << BLOCKS_SHIFT) - 1);
         let before = self
+            .common
             .high_water_blocks
             .fetch_max(totals.allocated_blocks, Ordering::Relaxed);
         totals.high_water_blocks = before.max(totals.allocated_blocks);
@@ -183,9 +198,11 @@ impl Ledger {
     #[cold]
     fn report_level(&self, meter: &Meter, drift: i64) {
         meter.level.fetch_sub(drift, Ordering::Relaxed);
-        let level = self.level.fetch_add(drift, Ordering::Relaxed) + drift;
+        let level = self.common.level.fetch_add(drift, Ordering::Relaxed) + drift;
         let blocks = (level >> BLOCKS_SHIFT).max(0) as u64;
-        self.high_water_blocks.fetch_max(blocks, Ordering::Relaxed);
+        self.common
+            .high_water_blocks
+            .fetch_max(blocks, Ordering::Relaxed);
     }
 }
 

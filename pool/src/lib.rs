@@ -52,6 +52,7 @@
     )
 )]
 
+mod apart;
 mod claim;
 mod config;
 mod epoch_stack;
@@ -60,6 +61,7 @@ mod fence;
 mod growth;
 mod ledger;
 mod page_map;
+mod patient_lock;
 mod pool;
 mod reuse_clock;
 mod shard;

@@ -11,7 +11,7 @@ use crate::{
     reuse_clock::ReuseClock,
     shard,
     size_class::blocks_for,
-    slab_table::SlabTable,
+    slab_table::{Slab, SlabTable},
     source::PinnedSource,
     stats::{Miss, PoolStats},
     store::{Store, Taker},
@@ -73,7 +73,7 @@ impl Pool {
             map: PageMap::new(slabs.index_count()),
             store: Store::new(&slabs),
             clock: ReuseClock::new(),
-            ledger: Ledger::new(slabs.next().map_or(1, |slab| slab.blocks())),
+            ledger: Ledger::new(slabs.next().map_or(1, Slab::blocks)),
             growth: Growth::new(),
             source,
             gpu: fence,
@@ -307,9 +307,13 @@ impl Pool {
         }
     }
 
-    /// Lets the clock take a turn; false when another thread is at it.
+    /// Lets the clock take a turn; false when another thread is at it. The fence of a pool whose context is gone is
+    /// left alone.
     #[cold]
     fn turn_clock(&self) -> bool {
+        if self.growth.is_closed() {
+            return true;
+        }
         let note = |turn| self.ledger.note_turn(turn);
         self.clock
             .turn(&*self.gpu, self.now_ms(), || self.ledger.frees(), note)

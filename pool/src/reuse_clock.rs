@@ -13,7 +13,8 @@
 use crate::{
     claim::Claim,
     fence::{Mark, WorkFence},
-    sync::{AtomicU64, Mutex, Ordering, fence, lock_bounded},
+    patient_lock::PatientLock,
+    sync::{AtomicU64, Ordering, fence},
 };
 
 /// The epochs, and the marks in flight.
@@ -22,7 +23,7 @@ pub(crate) struct ReuseClock {
     open: AtomicU64,
     safe: AtomicU64,
     claim: Claim,
-    in_flight: Mutex<InFlight>,
+    in_flight: PatientLock<InFlight>,
     /// The newest epoch that has a mark; written by the claim's holder.
     marked_epoch: AtomicU64,
     /// How many frees there were when an epoch was last closed; written by the claim's holder.
@@ -52,7 +53,7 @@ impl ReuseClock {
             open: AtomicU64::new(1),
             safe: AtomicU64::new(0),
             claim: Claim::new(),
-            in_flight: Mutex::new([None; 2]),
+            in_flight: PatientLock::new([None; 2]),
             marked_epoch: AtomicU64::new(0),
             frees_at_close: AtomicU64::new(0),
             marks_made: AtomicU64::new(0),
@@ -163,15 +164,17 @@ impl ReuseClock {
     }
 
     fn has_room(&self) -> bool {
-        lock_bounded(&self.in_flight).is_some_and(|in_flight| in_flight.iter().any(Option::is_none))
+        self.in_flight
+            .lock()
+            .is_some_and(|in_flight| in_flight.iter().any(Option::is_none))
     }
 
     fn oldest(&self) -> Option<(u64, Mark)> {
-        lock_bounded(&self.in_flight)?.first().copied().flatten()
+        self.in_flight.lock()?.first().copied().flatten()
     }
 
     fn remove(&self, epoch: u64, mark: Mark) -> bool {
-        let Some(mut in_flight) = lock_bounded(&self.in_flight) else {
+        let Some(mut in_flight) = self.in_flight.lock() else {
             return false;
         };
         let [first, second] = *in_flight;
@@ -184,7 +187,7 @@ impl ReuseClock {
 
     /// False when there is no room after all: the claim was taken over, and the mark is abandoned.
     fn append(&self, epoch: u64, mark: Mark) -> bool {
-        let Some(mut in_flight) = lock_bounded(&self.in_flight) else {
+        let Some(mut in_flight) = self.in_flight.lock() else {
             return false;
         };
         let Some(slot) = in_flight.iter_mut().find(|slot| slot.is_none()) else {

@@ -6,29 +6,30 @@
 //! out.
 
 use crate::{
+    apart::Apart,
     epoch_stack::{EpochStacks, Links},
     extent_heap::ExtentHeap,
     page_map::PageMap,
+    patient_lock::PatientLock,
     shard::SHARDS,
     size_class::{CLASSES, class_blocks, class_of},
     slab_table::SlabTable,
-    sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock_bounded},
+    sync::{AtomicBool, AtomicU64, Ordering},
 };
 
 /// All extents that are not live.
 #[derive(Debug)]
 pub(crate) struct Store {
     links: Links,
-    caches: Box<[Caches]>,
-    large: EpochStacks,
-    heap: Mutex<Heap>,
+    caches: Box<[Apart<Caches>]>,
+    large: Apart<EpochStacks>,
+    heap: Apart<PatientLock<Heap>>,
     /// More than half of what is reserved has left the heap.
     is_low: AtomicBool,
 }
 
 /// One shard's extents, by size class.
 #[derive(Debug)]
-#[repr(align(128))]
 struct Caches {
     /// A bit for each class that was ever used here: others need not look at the rest.
     used: AtomicU64,
@@ -60,13 +61,13 @@ impl Store {
         let indices = slabs.index_count();
         Self {
             links: Links::new(indices),
-            caches: (0..SHARDS).map(|_| Caches::new()).collect(),
-            large: EpochStacks::new(),
-            heap: Mutex::new(Heap {
+            caches: (0..SHARDS).map(|_| Apart(Caches::new())).collect(),
+            large: Apart(EpochStacks::new()),
+            heap: Apart(PatientLock::new(Heap {
                 extents: ExtentHeap::new(indices),
                 slabs: 0,
                 reserved_blocks: 0,
-            }),
+            })),
             is_low: AtomicBool::new(false),
         }
     }
@@ -128,12 +129,7 @@ impl Store {
     }
 
     fn take_large(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
-        self.with_heap(at.slabs, |extents| {
-            while let Some(index) = self.large.pop(&self.links, at.safe) {
-                extents.give(index, at.map.extent_blocks(index));
-            }
-            extents.take(blocks)
-        })
+        self.with_heap(at, |extents| extents.take(blocks))
     }
 
     #[cold]
@@ -153,7 +149,7 @@ impl Store {
         let blocks = class_blocks(class);
         let more = (REFILL_BLOCKS / blocks).clamp(1, REFILL_EXTENTS) - 1;
         let mut spare = [0; REFILL_EXTENTS as usize];
-        let first = self.with_heap(at.slabs, |extents| {
+        let first = self.with_heap(at, |extents| {
             let first = extents.take(blocks)?;
             for slot in spare.iter_mut().take(more as usize) {
                 *slot = extents.take(blocks).unwrap_or(0);
@@ -186,7 +182,7 @@ impl Store {
         batch: &mut Batch,
         blocks: u32,
     ) -> Result<Option<u32>, HeapBusy> {
-        let taken = self.with_heap(at.slabs, |extents| {
+        let taken = self.with_heap(at, |extents| {
             for (index, class) in batch.drain() {
                 extents.give(index, class_blocks(class));
             }
@@ -198,13 +194,17 @@ impl Store {
         taken
     }
 
+    /// Works on the heap, once all that belongs there is in it.
     fn with_heap<R>(
         &self,
-        slabs: &SlabTable,
+        at: &Taker<'_>,
         act: impl FnOnce(&mut ExtentHeap) -> R,
     ) -> Result<R, HeapBusy> {
-        let mut heap = lock_bounded(&self.heap).ok_or(HeapBusy)?;
-        heap.adopt(slabs);
+        let mut heap = self.heap.lock().ok_or(HeapBusy)?;
+        heap.adopt(at.slabs);
+        while let Some(index) = self.large.pop(&self.links, at.safe) {
+            heap.extents.give(index, at.map.extent_blocks(index));
+        }
         let result = act(&mut heap.extents);
         let is_low = heap.extents.free_blocks() < heap.reserved_blocks / 2;
         drop(heap);

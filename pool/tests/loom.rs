@@ -17,6 +17,8 @@ mod epoch_stack;
 mod fence;
 #[path = "../src/page_map.rs"]
 mod page_map;
+#[path = "../src/patient_lock.rs"]
+mod patient_lock;
 #[path = "../src/reuse_clock.rs"]
 mod reuse_clock;
 #[path = "../src/size_class.rs"]

@@ -11,9 +11,10 @@
 //!   launch call returns, the pair is exact; if it has run meanwhile nobody knows, and the sample is discarded, its
 //!   weight passed on to the next.
 //! * **First launches** of a function load code, on the host. A launch call that takes more than [`SLOW_NS`] is discarded.
-//! * **Others on the GPU.** A slice given to another process inside a pair is not our time. Of every function and grid
-//!   the shortest time is remembered; a sample far above it while others are there counts as *contended*, and the
-//!   function's mean of quiet samples is taken instead.
+//! * **Others on the GPU.** A slice given to another process inside a pair is not our time: 2 ms on a kernel of 10 us,
+//!   so that a few such samples double the total. Of every function and grid the shortest time is remembered; a sample
+//!   far above it counts as *contended*, and the mean of the quiet ones is taken instead. A long first sample is set
+//!   aside until the second says what it was.
 //!
 //! N follows from a budget: the samples of a thread cost at most 1 % of the time its launches take. During captures
 //! nothing is sampled, and launches with programmatic dependence are left alone, since an event between them and their
@@ -56,6 +57,9 @@ const YOUTH: u64 = 8;
 
 /// Functions remembered at most.
 const LEARNT_MAX: usize = 8192;
+
+/// What is longer than usual by this much looks like a time slice given to somebody else (they are 2 ms).
+const SLICE_NS: u64 = 800_000;
 
 /// Longest distance between samples, in launches.
 const INTERVAL_MAX: u32 = 4096;
@@ -190,6 +194,8 @@ struct Learnt {
     shortest_ns: u64,
     quiet_sum_ns: u64,
     quiet: u64,
+    /// A long first sample and its weight, until a second one tells whether the time was ours.
+    suspended: Option<(u64, u64)>,
 }
 
 /// Turns sampling off for good.
@@ -377,7 +383,8 @@ impl Sampler {
                 pair.state = State::Free;
                 let at = pair.subject.stratum as usize;
                 match pair.read() {
-                    Some(gpu_ns) => self.gpu_ns[at] = (self.gpu_ns[at] * 15 + gpu_ns) / 16,
+                    Some(gpu_ns) if self.gpu_ns[at] == 0 => self.gpu_ns[at] = gpu_ns,
+                    Some(gpu_ns) => self.gpu_ns[at] = (self.gpu_ns[at] * 255 + gpu_ns) / 256,
                     None => self.weights[at] += pair.weight,
                 }
             }
@@ -486,15 +493,9 @@ impl Pair {
         let time_ns = raw_ns
             .saturating_sub(self.gap_ns + self.overhead_ns())
             .max(1);
-        let believed_ns = learn(self.subject.key, time_ns);
         segment::add(Statistic::GpuSamples, 1);
-        if believed_ns == time_ns {
-            segment::record(&segment().gpu, time_ns);
-        } else {
-            segment::add(Statistic::GpuSamplesContended, 1);
-        }
-        segment::add(Statistic::GpuTime, believed_ns.saturating_mul(self.weight));
-        Some(believed_ns)
+        learn(self.subject.key, time_ns, self.weight);
+        Some(time_ns)
     }
 
     /// What the pair shows beyond the launch itself, in terms of an empty pair. Measured against CUPTI on an H200
@@ -532,32 +533,77 @@ fn elapsed_ns(start: sys::CUevent, end: sys::CUevent) -> Option<u64> {
     sound.then(|| (f64::from(milliseconds) * 1e6) as u64)
 }
 
-/// Takes a sample into account; returns the time to believe: the sample's own, or the mean of the quiet ones when
-/// another process had the GPU meanwhile.
-fn learn(key: u64, time_ns: u64) -> u64 {
+/// Takes a sample into account: adds what it stands for to the total, once it can be believed.
+fn learn(key: u64, time_ns: u64, weight: u64) {
     let mut learnt = LEARNT.lock();
     let learnt = learnt.get_or_insert_with(HashMap::new);
-    if learnt.len() >= LEARNT_MAX && !learnt.contains_key(&key) {
-        return time_ns;
+    if let Some(entry) = learnt.get_mut(&key) {
+        entry.take(time_ns, weight);
+    } else if learnt.len() >= LEARNT_MAX {
+        believe(time_ns, weight);
+    } else {
+        learnt.insert(key, Learnt::first(time_ns, weight));
     }
-    let entry = learnt.entry(key).or_insert(Learnt {
-        shortest_ns: time_ns,
-        quiet_sum_ns: 0,
-        quiet: 0,
-    });
-    entry.shortest_ns = entry.shortest_ns.min(time_ns);
-    if entry.quiet > 0 && is_contended(time_ns, entry.shortest_ns) {
-        return entry.quiet_sum_ns / entry.quiet;
+}
+
+impl Learnt {
+    /// The first sample of a function and grid: a long one may be somebody else's time slice, and waits for the second
+    /// to say so.
+    fn first(time_ns: u64, weight: u64) -> Self {
+        let suspect_ns = if life::others_present() {
+            SLICE_NS / 2
+        } else {
+            SLICE_NS
+        };
+        let mut learnt = Self {
+            shortest_ns: time_ns,
+            quiet_sum_ns: 0,
+            quiet: 0,
+            suspended: None,
+        };
+        if time_ns >= suspect_ns {
+            learnt.suspended = Some((time_ns, weight));
+        } else {
+            learnt.quiet(time_ns, weight);
+        }
+        learnt
     }
-    entry.quiet_sum_ns = entry.quiet_sum_ns.saturating_add(time_ns);
-    entry.quiet += 1;
-    time_ns
+
+    /// Every later one.
+    fn take(&mut self, time_ns: u64, mut weight: u64) {
+        self.shortest_ns = self.shortest_ns.min(time_ns);
+        if let Some((first_ns, first_weight)) = self.suspended.take() {
+            if first_ns / 2 <= time_ns {
+                self.quiet(first_ns, first_weight);
+            } else {
+                segment::add(Statistic::GpuSamplesContended, 1);
+                weight += first_weight;
+            }
+        }
+        if self.quiet > 0 && is_contended(time_ns, self.shortest_ns) {
+            segment::add(Statistic::GpuSamplesContended, 1);
+            let mean_ns = self.quiet_sum_ns / self.quiet;
+            segment::add(Statistic::GpuTime, mean_ns.saturating_mul(weight));
+        } else {
+            self.quiet(time_ns, weight);
+        }
+    }
+
+    fn quiet(&mut self, time_ns: u64, weight: u64) {
+        self.quiet_sum_ns = self.quiet_sum_ns.saturating_add(time_ns);
+        self.quiet += 1;
+        believe(time_ns, weight);
+    }
+}
+
+fn believe(time_ns: u64, weight: u64) {
+    segment::record(&segment().gpu, time_ns);
+    segment::add(Statistic::GpuTime, time_ns.saturating_mul(weight));
 }
 
 /// Far above the shortest, while somebody else could have been the reason; or by as much as a time slice anyway.
 fn is_contended(time_ns: u64, shortest_ns: u64) -> bool {
     const NOISE_NS: u64 = 30_000;
-    const SLICE_NS: u64 = 800_000;
     let excess_ns = time_ns.saturating_sub(shortest_ns + shortest_ns / 2);
     excess_ns > SLICE_NS || (excess_ns > NOISE_NS && life::others_present())
 }

@@ -12,13 +12,22 @@ impl Curve {
     }
 
     fn bandwidth(gigabytes_per_s: f64) -> Self {
-        Self(vec![(0, 1_000), (1 << 30, 1_000 + ((1u64 << 30) as f64 / gigabytes_per_s) as u64)])
+        Self(vec![
+            (0, 1_000),
+            (
+                1 << 30,
+                1_000 + ((1u64 << 30) as f64 / gigabytes_per_s) as u64,
+            ),
+        ])
     }
 
     /// Nanoseconds for `bytes`.
     pub(crate) fn at(&self, bytes: u64) -> u64 {
         let last = self.0.len() - 2;
-        let segment = self.0[1..].iter().position(|point| bytes <= point.0).unwrap_or(last);
+        let segment = self.0[1..]
+            .iter()
+            .position(|point| bytes <= point.0)
+            .unwrap_or(last);
         let ((x0, y0), (x1, y1)) = (self.0[segment], self.0[segment + 1]);
         let slope = (y1 as f64 - y0 as f64) / (x1 - x0) as f64;
         (y0 as f64 + slope * (bytes as f64 - x0 as f64)).max(0.0) as u64
@@ -48,7 +57,11 @@ pub(crate) struct Costs {
 impl Costs {
     /// The time a stated cost takes here: nothing where costs are off, else divided by `SIMCUDA_SPEED`.
     pub(crate) fn take(&self, cost_ns: u64) -> u64 {
-        if self.enabled { self.stated(cost_ns) } else { 0 }
+        if self.enabled {
+            self.stated(cost_ns)
+        } else {
+            0
+        }
     }
 
     /// A duration the program itself asked for (`spin`), which no setting but the speed shortens.
@@ -89,7 +102,13 @@ impl Fault {
                 _ => return None,
             }
         }
-        Some(Self { function, status, after, times, calls: AtomicU64::new(0) })
+        Some(Self {
+            function,
+            status,
+            after,
+            times,
+            calls: AtomicU64::new(0),
+        })
     }
 }
 
@@ -134,19 +153,43 @@ fn costs() -> Costs {
         switch_ns: number::<u64>("SIMCUDA_SWITCH_US", 200) * 1_000,
         h2d_pinned: curve(
             "SIMCUDA_H2D_GBPS",
-            &[(0, 8_000), (64 * KIB, 9_900), (MIB, 26_900), (16 * MIB, 311_000), (256 * MIB, 4_845_000)],
+            &[
+                (0, 8_000),
+                (64 * KIB, 9_900),
+                (MIB, 26_900),
+                (16 * MIB, 311_000),
+                (256 * MIB, 4_845_000),
+            ],
         ),
         d2h_pinned: curve(
             "SIMCUDA_D2H_GBPS",
-            &[(0, 8_000), (64 * KIB, 9_900), (MIB, 26_900), (16 * MIB, 303_000), (256 * MIB, 4_854_000)],
+            &[
+                (0, 8_000),
+                (64 * KIB, 9_900),
+                (MIB, 26_900),
+                (16 * MIB, 303_000),
+                (256 * MIB, 4_854_000),
+            ],
         ),
         h2d_pageable: curve(
             "SIMCUDA_PAGEABLE_GBPS",
-            &[(0, 8_000), (64 * KIB, 23_400), (MIB, 83_200), (16 * MIB, 1_290_000), (256 * MIB, 34_400_000)],
+            &[
+                (0, 8_000),
+                (64 * KIB, 23_400),
+                (MIB, 83_200),
+                (16 * MIB, 1_290_000),
+                (256 * MIB, 34_400_000),
+            ],
         ),
         d2h_pageable: curve(
             "SIMCUDA_PAGEABLE_GBPS",
-            &[(0, 8_000), (64 * KIB, 23_400), (MIB, 95_000), (16 * MIB, 1_340_000), (256 * MIB, 21_500_000)],
+            &[
+                (0, 8_000),
+                (64 * KIB, 23_400),
+                (MIB, 95_000),
+                (16 * MIB, 1_340_000),
+                (256 * MIB, 21_500_000),
+            ],
         ),
         device_memory: curve("SIMCUDA_DEVICE_GBPS", &[(0, 0), (1024 * MIB, 358_000)]),
         host_alloc: Curve::new(&[
@@ -188,12 +231,16 @@ fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
 fn faults() -> Vec<Fault> {
     let text = std::env::var("SIMCUDA_FAIL").unwrap_or_default();
     let parts = text.split(',').filter(|part| !part.trim().is_empty());
-    parts.filter_map(|part| Fault::parse(part.trim()).or_else(|| complain("SIMCUDA_FAIL", None))).collect()
+    parts
+        .filter_map(|part| Fault::parse(part.trim()).or_else(|| complain("SIMCUDA_FAIL", None)))
+        .collect()
 }
 
 fn complain<T>(variable: &str, fallback: T) -> T {
     let text = std::env::var(variable).unwrap_or_default();
-    eprintln!("simcuda: {variable}={text} cannot be read and is ignored; simcuda/README.md says what it may be");
+    eprintln!(
+        "simcuda: {variable}={text} cannot be read and is ignored; simcuda/README.md says what it may be"
+    );
     fallback
 }
 

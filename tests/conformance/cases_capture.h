@@ -25,7 +25,7 @@ static Result call_launch_null(Handle s) { (void)s; return launch_spin(NULL, 100
 static Result call_launch(Handle s) { return launch_spin(s, 100); }
 static Address area;
 static void *pinned_area;
-static char pageable_area[4096];
+static char pageable_area[4096] __attribute__((aligned(4096)));
 static Result call_memcpy(Handle s) { (void)s; return d.cuMemcpyHtoD_v2(area, pageable_area, 4096); }
 static Result call_copy_pinned(Handle s) { return d.cuMemcpyHtoDAsync_v2(area, pinned_area, 4096, s); }
 static Result call_copy_pageable(Handle s) { return d.cuMemcpyHtoDAsync_v2(area, pageable_area, 4096, s); }
@@ -35,7 +35,19 @@ static Result call_fill_now(Handle s) { (void)s; return d.cuMemsetD8_v2(area, 1,
 static Result call_host_function(Handle s) { return d.cuLaunchHostFunc(s, set_seven, &seen); }
 static Result call_callback(Handle s) { return d.cuStreamAddCallback(s, set_eight, &seen, 0); }
 static Result call_write_value(Handle s) { return d.cuStreamWriteValue32_v2(s, area, 1, 0); }
-static Result call_module(Handle s) { (void)s; Handle m = NULL; Result r = d.cuModuleLoadData(&m, PTX); if (!r) d.cuModuleUnload(m); return r; }
+static Handle spare_module;
+static Result call_module(Handle s) { (void)s; return d.cuModuleLoadData(&spare_module, PTX); }
+static Result call_unload(Handle s) { (void)s; return d.cuModuleUnload(spare_module); }
+static Address spare;
+static void *spare_pinned;
+static Result call_free(Handle s) { (void)s; return d.cuMemFree_v2(spare); }
+static Result call_free_host(Handle s) { (void)s; return d.cuMemFreeHost(spare_pinned); }
+static Result call_register(Handle s) { (void)s; return d.cuMemHostRegister_v2(pageable_area, sizeof pageable_area, 0); }
+static Result call_unregister(Handle s) { (void)s; return d.cuMemHostUnregister(pageable_area); }
+static Result call_copy_within_now(Handle s) { (void)s; return d.cuMemcpyDtoD_v2(area, area + 2048, 2048); }
+static Result call_copy_back_now(Handle s) { (void)s; return d.cuMemcpyDtoH_v2(pageable_area, area, 4096); }
+static Result call_create(Handle s) { (void)s; AllocationProp p = on_device(); U64 h = 0; Result r = d.cuMemCreate(&h, 2 * MIB, &p, 0); if (!r) d.cuMemRelease(h); return r; }
+static Result call_managed(Handle s) { (void)s; Address a = 0; Result r = d.cuMemAllocManaged(&a, 4096, 1); return r; }
 static Result call_mem_info(Handle s) { (void)s; size_t a, b; return d.cuMemGetInfo_v2(&a, &b); }
 static Result call_stream_create(Handle s) { (void)s; Handle t; Result r = d.cuStreamCreate(&t, 0); if (!r) d.cuStreamDestroy_v2(t); return r; }
 static Result call_event_create(Handle s) { (void)s; Handle e; Result r = d.cuEventCreate(&e, 0); if (!r) d.cuEventDestroy_v2(e); return r; }
@@ -81,9 +93,9 @@ CASE(capture_query_other_stream_relaxed, 0) { return while_capturing(RELAXED, ca
 CASE(capture_context_sync, 900901) { return while_capturing(GLOBAL, call_context_sync); }
 CASE(capture_context_sync_relaxed, 900901) { return while_capturing(RELAXED, call_context_sync); }
 CASE(capture_launch_on_null, 0) { return while_capturing(GLOBAL, call_launch_null); }
-CASE(capture_memcpy, 900901) { return while_capturing(GLOBAL, call_memcpy); }
+CASE(capture_memcpy, 0) { return while_capturing(GLOBAL, call_memcpy); }
 CASE(capture_memcpy_relaxed, 0) { return while_capturing(RELAXED, call_memcpy); }
-CASE(capture_fill_now, 900901) { return while_capturing(GLOBAL, call_fill_now); }
+CASE(capture_fill_now, 0) { return while_capturing(GLOBAL, call_fill_now); }
 CASE(capture_copy_pinned, 0) { return while_capturing(GLOBAL, call_copy_pinned); }
 CASE(capture_copy_pageable, 0) { return while_capturing(GLOBAL, call_copy_pageable); }
 CASE(capture_copy_back_pageable, 0) { return while_capturing(GLOBAL, call_copy_back_pageable); }
@@ -91,7 +103,28 @@ CASE(capture_fill, 0) { return while_capturing(GLOBAL, call_fill); }
 CASE(capture_host_function, 0) { return while_capturing(GLOBAL, call_host_function); }
 CASE(capture_callback, 900901) { return while_capturing(GLOBAL, call_callback); }
 CASE(capture_write_value, 0) { return while_capturing(GLOBAL, call_write_value); }
-CASE(capture_module_load, 900901) { return while_capturing(GLOBAL, call_module); }
+CASE(capture_copy_within_now, 0) { return while_capturing(GLOBAL, call_copy_within_now); }
+CASE(capture_copy_back_now, 0) { return while_capturing(GLOBAL, call_copy_back_now); }
+CASE(capture_module_load, 0) { long long r = while_capturing(GLOBAL, call_module); d.cuModuleUnload(spare_module); return r; }
+CASE(capture_module_unload, 900901) {
+    d.cuModuleLoadData(&spare_module, PTX);
+    long long r = while_capturing(GLOBAL, call_unload);
+    if (r) d.cuModuleUnload(spare_module);
+    return r;
+}
+CASE(capture_free, 900901) { spare = device(64); long long r = while_capturing(GLOBAL, call_free); if (r) d.cuMemFree_v2(spare); return r; }
+CASE(capture_free_relaxed, 0) { spare = device(64); return while_capturing(RELAXED, call_free); }
+CASE(capture_free_host, 900901) { spare_pinned = pinned(64); long long r = while_capturing(GLOBAL, call_free_host); if (r) d.cuMemFreeHost(spare_pinned); return r; }
+CASE(capture_free_host_relaxed, 0) { spare_pinned = pinned(64); return while_capturing(RELAXED, call_free_host); }
+CASE(capture_register, 900901) { long long r = while_capturing(GLOBAL, call_register); if (!(r / 1000)) d.cuMemHostUnregister(pageable_area); return r; }
+CASE(capture_unregister, 900901) {
+    d.cuMemHostRegister_v2(pageable_area, sizeof pageable_area, 0);
+    long long r = while_capturing(GLOBAL, call_unregister);
+    if (r / 1000) d.cuMemHostUnregister(pageable_area);
+    return r;
+}
+CASE(capture_create, 0) { return while_capturing(GLOBAL, call_create); }
+CASE(capture_managed, 900901) { return while_capturing(GLOBAL, call_managed); }
 CASE(capture_mem_info, 0) { return while_capturing(GLOBAL, call_mem_info); }
 CASE(capture_stream_create, 0) { return while_capturing(GLOBAL, call_stream_create); }
 CASE(capture_record, 0) { return while_capturing(GLOBAL, call_record); }
@@ -289,7 +322,7 @@ CASE(graph_empty_launch, 0) {
 }
 CASE(graph_create_flags, 1) { Handle g; return d.cuGraphCreate(&g, 1); }
 ALONE(graph_launch_null, 1) { return d.cuGraphLaunch(NULL, NULL); }
-CASE(graph_launch_in_capture, 0) {
+CASE(graph_launch_in_capture, 900901) {
     Handle exec = graph_of_fill(5, NULL), s = stream_of(1);
     d.cuStreamBeginCapture_v2(s, GLOBAL);
     Result r = d.cuGraphLaunch(exec, s);

@@ -90,7 +90,6 @@ static atomic_int seen;
 static void set_seven(void *data) { atomic_store((atomic_int *)data, 7); }
 static void set_eight(Handle stream, Result result, void *data) { (void)stream; atomic_store((atomic_int *)data, 8 + result); }
 static void call_driver(void *data) { Address a; atomic_store((atomic_int *)data, d.cuMemAlloc_v2(&a, 16)); }
-static void sleep_then_write(void *data) { usleep(20000); *(volatile int *)data = 42; }
 CASE(host_function_runs, 7) { Handle s = stream_of(0); seen = 0; d.cuLaunchHostFunc(s, set_seven, &seen); drop_stream(s); return seen; }
 CASE(host_function_waits_its_turn, 0) {
     Handle s = stream_of(0);
@@ -191,7 +190,8 @@ CASE(elapsed_untimed, 400) { return elapsed(2, 0, true, true); }
 CASE(elapsed_untimed_end, 400) { return elapsed(0, 2, true, true); }
 CASE(elapsed_not_recorded, 400) { return elapsed(0, 0, false, true); }
 CASE(elapsed_not_ready, 600) { return elapsed(0, 0, true, false); }
-CASE(elapsed_null, 1) { Handle e = event_of(0); Result r = d.cuEventElapsedTime(NULL, e, e); d.cuEventDestroy_v2(e); return r; }
+CASE(elapsed_null_not_recorded, 400) { Handle e = event_of(0); Result r = d.cuEventElapsedTime(NULL, e, e); d.cuEventDestroy_v2(e); return r; }
+CASE(elapsed_null, 400) { Handle e = event_of(0); d.cuEventRecord(e, NULL); d.cuCtxSynchronize(); Result r = d.cuEventElapsedTime(NULL, e, e); d.cuEventDestroy_v2(e); return r; }
 CASE(wait_event_holds_the_stream, 600) {
     Handle s = stream_of(1), t = stream_of(1), e = event_of(2);
     launch_spin(s, SPIN_NS);

@@ -137,10 +137,9 @@ enum { PORTABLE = 1, DEVICEMAP = 2, WRITECOMBINED = 4 };
 typedef CUresult (*ProcAddress)(const char *, void **, int, cuuint64_t, CUdriverProcAddressQueryResult *);
 
 #if defined(VIA_DLSYM) || defined(VIA_PROC)
-#define DECLARE(name, base, version, arguments) static CUresult(*p_##name) arguments __attribute__((unused));
+#define DECLARE(name, base, version, arguments) static CUresult (*name) arguments __attribute__((unused));
 DRIVER_FUNCTIONS(DECLARE)
 #undef DECLARE
-#include "driver_pointers.h"
 
 static void *driver_library;
 
@@ -150,6 +149,8 @@ static void *driver_find(const char *name, const char *base, int version)
 #ifdef VIA_PROC
     ProcAddress proc = (ProcAddress)dlsym(driver_library, "cuGetProcAddress_v2");
     CUdriverProcAddressQueryResult status;
+    if (VIA_PROC == 2 && version < 7000)
+        version = 7000; /* the version that brought per-thread default streams */
     if (proc == NULL || proc(base, &found, version, VIA_PROC, &status) != 0)
         found = NULL;
     (void)name;
@@ -167,7 +168,7 @@ static void driver_load(void)
         fprintf(stderr, "driver_load: %s\n", dlerror());
         exit(3);
     }
-#define FIND(name, base, version, arguments) *(void **)&p_##name = driver_find(#name, base, version);
+#define FIND(name, base, version, arguments) *(void **)&name = driver_find(#name, base, version);
     DRIVER_FUNCTIONS(FIND)
 #undef FIND
 }

@@ -1,5 +1,7 @@
 //! How a pool ends: forgotten with its context, or released.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use aishim_pool::{BLOCK_BYTES, FreeOutcome, GrowOutcome, Miss, StillAllocated};
 
 use crate::doubles::{Bench, Gate};
@@ -8,6 +10,7 @@ use crate::doubles::{Bench, Gate};
 fn a_forgotten_pool_knows_nothing_and_releases_nothing() {
     let bench = Bench::full_grown(&[16, 16]);
     let address = bench.alloc(3);
+    bench.pool.free(bench.alloc(1));
     bench.pool.forget();
     assert!(!bench.pool.contains(address));
     assert_eq!(bench.pool.free(address), FreeOutcome::NotOurs);
@@ -16,6 +19,13 @@ fn a_forgotten_pool_knows_nothing_and_releases_nothing() {
     assert!(!bench.pool.wants_growth());
     assert_eq!(bench.pool.stats().reserved_bytes, 0);
     assert_eq!(bench.host.held_slabs(), 2);
+    let marks = bench.gpu.marks.load(SeqCst);
+    bench.pool.tend();
+    assert_eq!(
+        bench.gpu.marks.load(SeqCst),
+        marks,
+        "there is no context to mark anything in"
+    );
 }
 
 #[test]

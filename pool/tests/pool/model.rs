@@ -9,7 +9,7 @@ use crate::doubles::Bench;
 
 const SLAB_BLOCKS: [usize; 3] = [40, 300, 1100];
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Alloc { bytes: usize, tag: u32 },
     Free(Index),

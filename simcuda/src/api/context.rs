@@ -11,7 +11,13 @@ use std::ffi::{c_int, c_uint};
 pub(super) const FLAGS: u32 = 0xff;
 const API_VERSION: u32 = 3020;
 
-unsafe fn create(process: &'static Process, out: *mut CUcontext, flags: c_uint, device: CUdevice, version: u32) -> R {
+unsafe fn create(
+    process: &'static Process,
+    out: *mut CUcontext,
+    flags: c_uint,
+    device: CUdevice,
+    version: u32,
+) -> R {
     not_null(out)?;
     check_device(device)?;
     only_flags(flags, FLAGS)?;
@@ -27,7 +33,11 @@ unsafe fn create(process: &'static Process, out: *mut CUcontext, flags: c_uint, 
 /// The context of a handle, or the calling thread's for null.
 fn named(process: &Process, context: CUcontext) -> R<usize> {
     let sim = process.sim();
-    if context.is_null() { sim.current_handle() } else { sim.healthy(context as usize).map(|()| context as usize) }
+    if context.is_null() {
+        sim.current_handle()
+    } else {
+        sim.healthy(context as usize).map(|()| context as usize)
+    }
 }
 
 fn synchronize(process: &Process, context: usize) -> R {
@@ -94,6 +104,7 @@ driver_api! {
 
     /// Pushes a context.
     fn cuCtxPushCurrent_v2(context: CUcontext) |process| {
+        not_null(context)?;
         process.sim().context(context as usize).map_err(|_| Status::CUDA_ERROR_INVALID_CONTEXT)?;
         if thread::push(context as usize) { Ok(()) } else { Err(Status::CUDA_ERROR_INVALID_CONTEXT) }
     }
@@ -160,7 +171,7 @@ driver_api! {
     fn cuCtxGetLimit(value: *mut usize, limit: c_uint) |process| {
         let sim = process.sim();
         let limits = sim.current()?.limits;
-        put(value, *limits.get(limit as usize).ok_or(Status::CUDA_ERROR_UNSUPPORTED_LIMIT)?)
+        put(value, *limits.get(limit as usize).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?)
     }
 
     /// Sets a limit of the current context.
@@ -168,8 +179,7 @@ driver_api! {
         let mut sim = process.sim();
         let handle = sim.current_handle()?;
         let context = sim.contexts.get_mut(handle).ok_or(Status::CUDA_ERROR_INVALID_CONTEXT)?;
-        *context.limits.get_mut(limit as usize).ok_or(Status::CUDA_ERROR_UNSUPPORTED_LIMIT)? = value;
+        *context.limits.get_mut(limit as usize).ok_or(Status::CUDA_ERROR_INVALID_VALUE)? = value;
         Ok(())
     }
 }
-

@@ -23,30 +23,32 @@ fn side(kind: u32, host: usize, device: u64) -> R<(usize, Option<bool>)> {
     }
 }
 
-unsafe fn request_2d(copy: *const Memcpy2D) -> R<Request> {
-    // SAFETY: null or readable, by the API's contract.
-    let copy = unsafe { copy.as_ref() }.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
-    let (from, from_device) = side(copy.src_kind, copy.src_host, copy.src_device)?;
-    let (to, to_device) = side(copy.dst_kind, copy.dst_host, copy.dst_device)?;
-    let pitch = |pitch: usize, x: usize| match pitch {
-        0 => Ok(copy.width + x),
-        pitch if copy.height <= 1 || pitch >= copy.width + x => Ok(pitch),
-        _ => Err(Status::CUDA_ERROR_INVALID_VALUE),
-    };
-    let (from_pitch, to_pitch) = (pitch(copy.src_pitch, copy.src_x)?, pitch(copy.dst_pitch, copy.dst_x)?);
-    let place = |base: usize, x: usize, y: usize, pitch: usize| Place {
-        address: base + y * pitch + x,
+/// What is copied: bytes of a row, rows, slices.
+type Extent = [usize; 3];
+
+/// Where one side starts and how far its rows and slices are apart; `height` is the rows of a slice, 0 for as many as are
+/// copied. None where the copy does not fit into that.
+fn place(
+    base: usize,
+    [x, y, z]: Extent,
+    pitch: usize,
+    height: usize,
+    [w, h, d]: Extent,
+) -> Option<Place> {
+    let row_end = x.checked_add(w)?;
+    let pitch = if pitch == 0 { row_end } else { pitch };
+    let rows = y.checked_add(h)?;
+    let height = if height == 0 { rows } else { height };
+    let slice = pitch.checked_mul(height)?;
+    let fits = (pitch >= row_end || (h <= 1 && d <= 1)) && (height >= rows || d <= 1);
+    let offset = z
+        .checked_mul(slice)?
+        .checked_add(y.checked_mul(pitch)?)?
+        .checked_add(x)?;
+    fits.then_some(Place {
+        address: base.checked_add(offset)?,
         pitch,
-        slice: pitch * copy.height,
-    };
-    Ok(Request {
-        from: place(from, copy.src_x, copy.src_y, from_pitch),
-        to: place(to, copy.dst_x, copy.dst_y, to_pitch),
-        from_device,
-        to_device,
-        width: copy.width,
-        height: copy.height,
-        depth: 1,
+        slice,
     })
 }
 
@@ -55,24 +57,48 @@ unsafe fn request_3d(copy: *const Memcpy3D) -> R<Request> {
     let copy = unsafe { copy.as_ref() }.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
     let (from, from_device) = side(copy.src_kind, copy.src_host, copy.src_device)?;
     let (to, to_device) = side(copy.dst_kind, copy.dst_host, copy.dst_device)?;
-    if copy.src_lod != 0 || copy.dst_lod != 0 {
+    let extent = [copy.width, copy.height, copy.depth];
+    let (from_at, to_at) = (
+        [copy.src_x, copy.src_y, copy.src_z],
+        [copy.dst_x, copy.dst_y, copy.dst_z],
+    );
+    let from = place(from, from_at, copy.src_pitch, copy.src_height, extent);
+    let to = place(to, to_at, copy.dst_pitch, copy.dst_height, extent);
+    let (Some(from), Some(to), 0, 0) = (from, to, copy.src_lod, copy.dst_lod) else {
         return Err(Status::CUDA_ERROR_INVALID_VALUE);
-    }
-    let place = |base: usize, [x, y, z]: [usize; 3], pitch: usize, height: usize| {
-        let pitch = if pitch == 0 { copy.width + x } else { pitch };
-        let slice = pitch * if height == 0 { copy.height + y } else { height };
-        let fits = pitch >= copy.width + x && slice >= pitch * (copy.height + y);
-        let place = Place { address: base + z * slice + y * pitch + x, pitch, slice };
-        if fits { Ok(place) } else { Err(Status::CUDA_ERROR_INVALID_VALUE) }
     };
+    let [width, height, depth] = extent;
     Ok(Request {
-        from: place(from, [copy.src_x, copy.src_y, copy.src_z], copy.src_pitch, copy.src_height)?,
-        to: place(to, [copy.dst_x, copy.dst_y, copy.dst_z], copy.dst_pitch, copy.dst_height)?,
+        from,
+        to,
         from_device,
         to_device,
-        width: copy.width,
-        height: copy.height,
-        depth: copy.depth,
+        width,
+        height,
+        depth,
+    })
+}
+
+unsafe fn request_2d(copy: *const Memcpy2D) -> R<Request> {
+    // SAFETY: null or readable, by the API's contract.
+    let copy = unsafe { copy.as_ref() }.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+    let (from, from_device) = side(copy.src_kind, copy.src_host, copy.src_device)?;
+    let (to, to_device) = side(copy.dst_kind, copy.dst_host, copy.dst_device)?;
+    let extent = [copy.width, copy.height, 1];
+    let from = place(from, [copy.src_x, copy.src_y, 0], copy.src_pitch, 0, extent);
+    let to = place(to, [copy.dst_x, copy.dst_y, 0], copy.dst_pitch, 0, extent);
+    let (Some(from), Some(to)) = (from, to) else {
+        return Err(Status::CUDA_ERROR_INVALID_VALUE);
+    };
+    let [width, height, depth] = extent;
+    Ok(Request {
+        from,
+        to,
+        from_device,
+        to_device,
+        width,
+        height,
+        depth,
     })
 }
 
@@ -100,7 +126,13 @@ struct Batch {
 }
 
 /// Issues a batch in order; `failed` is told the first copy that could not be.
-unsafe fn batch(process: &Process, batch: &Batch, failed: *mut usize, stream: CUstream, per_thread: bool) -> R {
+unsafe fn batch(
+    process: &Process,
+    batch: &Batch,
+    failed: *mut usize,
+    stream: CUstream,
+    per_thread: bool,
+) -> R {
     not_null(batch.to)?;
     not_null(batch.from)?;
     not_null(batch.bytes)?;
@@ -113,8 +145,13 @@ unsafe fn batch(process: &Process, batch: &Batch, failed: *mut usize, stream: CU
     }
     for index in 0..batch.count {
         // SAFETY: `count` elements in each array, by the API's contract.
-        let (to, from, bytes) =
-            unsafe { (batch.to.add(index).read(), batch.from.add(index).read(), batch.bytes.add(index).read()) };
+        let (to, from, bytes) = unsafe {
+            (
+                batch.to.add(index).read(),
+                batch.from.add(index).read(),
+                batch.bytes.add(index).read(),
+            )
+        };
         let done = later(process, stream, per_thread, &linear(to, from, bytes));
         // SAFETY: null or writable, by the API's contract.
         done.inspect_err(|_| unsafe { put_if_wanted(failed, index) })?;
@@ -223,6 +260,8 @@ driver_api! {
 fn check_contexts(process: &Process, contexts: [CUcontext; 2]) -> R {
     let sim = process.sim();
     contexts.iter().try_for_each(|context| {
-        sim.context(*context as usize).map(drop).map_err(|_| Status::CUDA_ERROR_INVALID_CONTEXT)
+        sim.context(*context as usize)
+            .map(drop)
+            .map_err(|_| Status::CUDA_ERROR_INVALID_CONTEXT)
     })
 }

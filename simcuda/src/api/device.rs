@@ -18,81 +18,78 @@ const SHARED_PER_MULTIPROCESSOR: i32 = 228 << 10;
 pub(crate) const SHARED_PER_BLOCK_OPTIN: i32 = 227 << 10;
 
 /// Attributes by the number the driver's header gives them, as an H200 has them; those left out are 0.
-const ATTRIBUTES: [(u32, i32); 62] = [
-    (1, 1024),            // MAX_THREADS_PER_BLOCK
-    (2, 1024),            // MAX_BLOCK_DIM_X
-    (3, 1024),            // MAX_BLOCK_DIM_Y
-    (4, 64),              // MAX_BLOCK_DIM_Z
-    (5, i32::MAX),        // MAX_GRID_DIM_X
-    (6, 65_535),          // MAX_GRID_DIM_Y
-    (7, 65_535),          // MAX_GRID_DIM_Z
-    (8, 48 << 10),        // MAX_SHARED_MEMORY_PER_BLOCK
-    (9, 64 << 10),        // TOTAL_CONSTANT_MEMORY
-    (10, 32),             // WARP_SIZE
-    (11, i32::MAX),       // MAX_PITCH
-    (12, 65_536),         // MAX_REGISTERS_PER_BLOCK
-    (13, 1_980_000),      // CLOCK_RATE, kHz
-    (14, 512),            // TEXTURE_ALIGNMENT
-    (15, 1),              // GPU_OVERLAP
+const ATTRIBUTES: [(u32, i32); 53] = [
+    (1, 1024),       // MAX_THREADS_PER_BLOCK
+    (2, 1024),       // MAX_BLOCK_DIM_X
+    (3, 1024),       // MAX_BLOCK_DIM_Y
+    (4, 64),         // MAX_BLOCK_DIM_Z
+    (5, i32::MAX),   // MAX_GRID_DIM_X
+    (6, 65_535),     // MAX_GRID_DIM_Y
+    (7, 65_535),     // MAX_GRID_DIM_Z
+    (8, 48 << 10),   // MAX_SHARED_MEMORY_PER_BLOCK
+    (9, 64 << 10),   // TOTAL_CONSTANT_MEMORY
+    (10, 32),        // WARP_SIZE
+    (11, i32::MAX),  // MAX_PITCH
+    (12, 65_536),    // MAX_REGISTERS_PER_BLOCK
+    (13, 1_980_000), // CLOCK_RATE, kHz
+    (14, 512),       // TEXTURE_ALIGNMENT
+    (15, 1),         // GPU_OVERLAP
     (16, MULTIPROCESSORS),
-    (19, 1),              // CAN_MAP_HOST_MEMORY
-    (31, 1),              // CONCURRENT_KERNELS
-    (32, 1),              // ECC_ENABLED
-    (33, 0x5c),           // PCI_BUS_ID
-    (36, 3_201_000),      // MEMORY_CLOCK_RATE, kHz
-    (37, 6_144),          // GLOBAL_MEMORY_BUS_WIDTH, bits
-    (38, 60 << 20),       // L2_CACHE_SIZE
-    (39, 2_048),          // MAX_THREADS_PER_MULTIPROCESSOR
-    (40, 2),              // ASYNC_ENGINE_COUNT
-    (41, 1),              // UNIFIED_ADDRESSING
-    (75, 9),              // COMPUTE_CAPABILITY_MAJOR
-    (76, 0),              // COMPUTE_CAPABILITY_MINOR
-    (78, 1),              // STREAM_PRIORITIES_SUPPORTED
-    (79, 1),              // GLOBAL_L1_CACHE_SUPPORTED
-    (80, 1),              // LOCAL_L1_CACHE_SUPPORTED
+    (19, 1),         // CAN_MAP_HOST_MEMORY
+    (31, 1),         // CONCURRENT_KERNELS
+    (32, 1),         // ECC_ENABLED
+    (33, 0x5c),      // PCI_BUS_ID
+    (36, 3_201_000), // MEMORY_CLOCK_RATE, kHz
+    (37, 6_144),     // GLOBAL_MEMORY_BUS_WIDTH, bits
+    (38, 60 << 20),  // L2_CACHE_SIZE
+    (39, 2_048),     // MAX_THREADS_PER_MULTIPROCESSOR
+    (40, 2),         // ASYNC_ENGINE_COUNT
+    (41, 1),         // UNIFIED_ADDRESSING
+    (75, 9),         // COMPUTE_CAPABILITY_MAJOR
+    (78, 1),         // STREAM_PRIORITIES_SUPPORTED
+    (79, 1),         // GLOBAL_L1_CACHE_SUPPORTED
+    (80, 1),         // LOCAL_L1_CACHE_SUPPORTED
     (81, SHARED_PER_MULTIPROCESSOR),
-    (82, 65_536),         // MAX_REGISTERS_PER_MULTIPROCESSOR
-    (83, 1),              // MANAGED_MEMORY
-    (86, 1),              // HOST_NATIVE_ATOMIC_SUPPORTED is 86: the host's memory is the device's here
-    (87, 2),              // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
-    (89, 1),              // CONCURRENT_MANAGED_ACCESS
-    (90, 1),              // COMPUTE_PREEMPTION_SUPPORTED
-    (91, 1),              // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
-    (92, 1),              // CAN_USE_STREAM_MEM_OPS_V1
-    (93, 1),              // CAN_USE_64_BIT_STREAM_MEM_OPS_V1
-    (94, 1),              // CAN_USE_STREAM_WAIT_VALUE_NOR_V1
-    (95, 1),              // COOPERATIVE_LAUNCH
+    (82, 65_536), // MAX_REGISTERS_PER_MULTIPROCESSOR
+    (83, 1),      // MANAGED_MEMORY
+    (87, 2),      // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
+    (89, 1),      // CONCURRENT_MANAGED_ACCESS
+    (90, 1),      // COMPUTE_PREEMPTION_SUPPORTED
+    (91, 1),      // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
+    (92, 1),      // CAN_USE_STREAM_MEM_OPS_V1
+    (93, 1),      // CAN_USE_64_BIT_STREAM_MEM_OPS_V1
+    (94, 1),      // CAN_USE_STREAM_WAIT_VALUE_NOR_V1
+    (95, 1),      // COOPERATIVE_LAUNCH
     (97, SHARED_PER_BLOCK_OPTIN),
-    (98, 0),              // CAN_FLUSH_REMOTE_WRITES
-    (99, 1),              // HOST_REGISTER_SUPPORTED
-    (100, 0),             // PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES
-    (102, 1),             // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
-    (103, 0),             // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
-    (106, 32),            // MAX_BLOCKS_PER_MULTIPROCESSOR
-    (111, 1_024),         // RESERVED_SHARED_MEMORY_PER_BLOCK
-    (114, 1),             // READ_ONLY_HOST_REGISTER_SUPPORTED
-    (115, 1),             // MEMORY_POOLS_SUPPORTED
-    (117, 0),             // GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS
-    (119, 0),             // MEMPOOL_SUPPORTED_HANDLE_TYPES
-    (120, 1),             // CLUSTER_LAUNCH
-    (122, 1),             // CAN_USE_64_BIT_STREAM_MEM_OPS
-    (123, 1),             // CAN_USE_STREAM_WAIT_VALUE_NOR
-    (128, 0),             // IPC_EVENT_SUPPORTED is 125, MEM_SYNC_DOMAIN_COUNT 126: none of either
-    (130, -1),            // NUMA_ID
-    (132, 0),             // MULTICAST_SUPPORTED
-    (134, -1),            // HOST_NUMA_ID
+    (99, 1),      // HOST_REGISTER_SUPPORTED
+    (102, 1),     // VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED
+    (106, 32),    // MAX_BLOCKS_PER_MULTIPROCESSOR
+    (111, 1_024), // RESERVED_SHARED_MEMORY_PER_BLOCK
+    (113, 1),     // READ_ONLY_HOST_REGISTER_SUPPORTED
+    (115, 1),     // MEMORY_POOLS_SUPPORTED
+    (120, 1),     // CLUSTER_LAUNCH
+    (122, 1),     // CAN_USE_64_BIT_STREAM_MEM_OPS
+    (123, 1),     // CAN_USE_STREAM_WAIT_VALUE_NOR
+    (131, -1),    // NUMA_ID
+    (134, -1),    // HOST_NUMA_ID
 ];
 
 /// One past the last attribute that CUDA 13.0 defines.
-const ATTRIBUTE_END: u32 = 145;
+const ATTRIBUTE_END: u32 = 148;
 
 /// Fails for any device but the one.
 pub(super) fn check_device(device: CUdevice) -> R {
-    if device == 0 { Ok(()) } else { Err(Status::CUDA_ERROR_INVALID_DEVICE) }
+    if device == 0 {
+        Ok(())
+    } else {
+        Err(Status::CUDA_ERROR_INVALID_DEVICE)
+    }
 }
 
 unsafe fn put_string(to: *mut c_char, length: c_int, text: &CStr) -> R {
-    let length = usize::try_from(length).ok().filter(|length| *length > 0 && !to.is_null());
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length > 0 && !to.is_null());
     let length = length.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
     let bytes = text.to_bytes_with_nul();
     let copied = bytes.len().min(length);

@@ -12,7 +12,10 @@ const FLAGS: u32 = 0x7;
 const RECORD_EXTERNAL: u32 = 1;
 
 fn event(sim: &Sim, handle: CUevent) -> R<Arc<Event>> {
-    let event = sim.events.get(handle as usize).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
+    let event = sim
+        .events
+        .get(handle as usize)
+        .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
     sim.healthy(event.context)?;
     Ok(event.clone())
 }
@@ -27,15 +30,14 @@ fn record(process: &Process, handle: CUevent, stream: CUstream, per_thread: bool
 /// An event that may be asked about: not one that was last recorded in a capture.
 fn queryable(sim: &mut Sim, handle: CUevent) -> R<Arc<Event>> {
     let event = event(sim, handle)?;
-    if matches!(*event.mark.lock(), Mark::Capture(..)) {
-        return Err(Status::CUDA_ERROR_CAPTURED_EVENT);
+    if let Mark::Capture(number, _) = *event.mark.lock() {
+        return sim.invalidate(number, Status::CUDA_ERROR_CAPTURED_EVENT);
     }
     sim.check_unsafe_call()?;
     Ok(event)
 }
 
 unsafe fn elapsed(process: &Process, milliseconds: *mut f32, start: CUevent, end: CUevent) -> R {
-    not_null(milliseconds)?;
     let sim = process.sim();
     let (start, end) = (event(&sim, start)?, event(&sim, end)?);
     for event in [&start, &end] {
@@ -46,8 +48,9 @@ unsafe fn elapsed(process: &Process, milliseconds: *mut f32, start: CUevent, end
     if !start.is_complete() || !end.is_complete() {
         return Err(Status::CUDA_ERROR_NOT_READY);
     }
+    not_null(milliseconds).map_err(|_| Status::CUDA_ERROR_INVALID_HANDLE)?;
     let difference_ns = end.time_ns() as i64 - start.time_ns() as i64;
-    // SAFETY: checked above, and writable by the API's contract.
+    // SAFETY: null or writable, by the API's contract.
     unsafe { put(milliseconds, (difference_ns as f64 / 1e6) as f32) }
 }
 

@@ -14,7 +14,11 @@ unsafe fn allocate(process: &Process, out: *mut *mut c_void, bytes: usize, flags
     let mut sim = process.sim();
     let context = sim.current_handle()?;
     sim.check_unsafe_call()?;
-    let address = if bytes == 0 { 0 } else { sim.memory.add_host(bytes, flags, context)? };
+    let address = if bytes == 0 {
+        0
+    } else {
+        sim.memory.add_host(bytes, flags, context)?
+    };
     drop(sim);
     let costs = &process.settings.costs;
     if bytes > 0 {
@@ -35,6 +39,9 @@ driver_api! {
     fn cuMemFreeHost(address: *mut c_void) |process| {
         let mut sim = process.sim();
         sim.current_handle()?;
+        if address.is_null() {
+            return Ok(());
+        }
         sim.check_unsafe_call()?;
         let block = sim.memory.host.get(&(address as usize)).filter(|block| !block.registered);
         let bytes = block.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?.bytes;
@@ -71,7 +78,9 @@ driver_api! {
         sim.check_unsafe_call()?;
         let registered = sim.memory.host.get(&(address as usize)).is_some_and(|block| block.registered);
         if !registered {
-            return Err(Status::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
+            let known = sim.memory.host_block(address as usize).is_some();
+            let unknown = Status::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+            return Err(if known { Status::CUDA_ERROR_INVALID_VALUE } else { unknown });
         }
         process.drain(&mut sim, None);
         sim.memory.remove_host(address as usize);
@@ -83,7 +92,7 @@ driver_api! {
         not_null(flags)?;
         let sim = process.sim();
         sim.current_handle()?;
-        let block = sim.memory.host_block(address as usize).filter(|(_, block)| !block.registered);
+        let block = sim.memory.host_block(address as usize);
         put(flags, block.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?.1.flags)
     }
 

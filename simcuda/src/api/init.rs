@@ -43,7 +43,10 @@ pub(crate) unsafe extern "C" fn cuGetErrorName(error: c_uint, text: *mut *const 
 /// The text of a result code; works before cuInit.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
-pub(crate) unsafe extern "C" fn cuGetErrorString(error: c_uint, text: *mut *const c_char) -> Status {
+pub(crate) unsafe extern "C" fn cuGetErrorString(
+    error: c_uint,
+    text: *mut *const c_char,
+) -> Status {
     // SAFETY: null or writable, by the API's contract.
     unsafe { put_text(status::text(error), text) }
 }
@@ -51,13 +54,20 @@ pub(crate) unsafe extern "C" fn cuGetErrorString(error: c_uint, text: *mut *cons
 unsafe fn put_text(found: Option<&'static CStr>, text: *mut *const c_char) -> Status {
     // SAFETY: the caller's promise is ours.
     let written = unsafe { put(text, found.map_or(std::ptr::null(), CStr::as_ptr)) };
-    if written.is_ok() && found.is_some() { Status::CUDA_SUCCESS } else { Status::CUDA_ERROR_INVALID_VALUE }
+    if written.is_ok() && found.is_some() {
+        Status::CUDA_SUCCESS
+    } else {
+        Status::CUDA_ERROR_INVALID_VALUE
+    }
 }
 
-/// There are no private tables.
+/// There are no private tables: not found, where the real driver calls an unknown one an invalid argument.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
-pub(crate) unsafe extern "C" fn cuGetExportTable(table: *mut *const c_void, _id: *const CUuuid) -> Status {
+pub(crate) unsafe extern "C" fn cuGetExportTable(
+    table: *mut *const c_void,
+    _id: *const CUuuid,
+) -> Status {
     // SAFETY: null or writable, by the API's contract.
     match unsafe { put(table, std::ptr::null()) } {
         Ok(()) => Status::CUDA_ERROR_NOT_FOUND,
@@ -74,11 +84,18 @@ pub(crate) unsafe extern "C" fn cuGetProcAddress(
     version: c_int,
     flags: u64,
 ) -> Status {
-    // SAFETY: the arguments are the same, and the status may be null.
-    unsafe { cuGetProcAddress_v2(symbol, function, version, flags, std::ptr::null_mut()) }
+    let mut found = proc_address::SUCCESS;
+    // SAFETY: the arguments are the same.
+    let status = unsafe { cuGetProcAddress_v2(symbol, function, version, flags, &raw mut found) };
+    if found == proc_address::SUCCESS {
+        status
+    } else {
+        Status::CUDA_ERROR_NOT_FOUND
+    }
 }
 
-/// The address of a driver function: the newest form that `version` knows.
+/// The address of a driver function: the newest form that `version` knows. One that is not found is a null pointer and
+/// no error; `found` says why.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 pub(crate) unsafe extern "C" fn cuGetProcAddress_v2(
@@ -94,14 +111,12 @@ pub(crate) unsafe extern "C" fn cuGetProcAddress_v2(
     // SAFETY: not null, and a C string by the API's contract.
     let name = unsafe { CStr::from_ptr(symbol) };
     let answer = proc_address::find(name, version, flags);
-    let (status, address, outcome) = match answer {
-        Ok(address) => (Status::CUDA_SUCCESS, address.cast_mut(), proc_address::SUCCESS),
+    let (address, outcome) = match answer {
+        Ok(address) => (address.cast_mut(), proc_address::SUCCESS),
         Err(proc_address::Miss::Arguments) => return Status::CUDA_ERROR_INVALID_VALUE,
-        Err(proc_address::Miss::Unknown) => {
-            (Status::CUDA_ERROR_NOT_FOUND, std::ptr::null_mut(), proc_address::SYMBOL_NOT_FOUND)
-        }
+        Err(proc_address::Miss::Unknown) => (std::ptr::null_mut(), proc_address::SYMBOL_NOT_FOUND),
         Err(proc_address::Miss::TooNew) => {
-            (Status::CUDA_ERROR_NOT_FOUND, std::ptr::null_mut(), proc_address::VERSION_NOT_SUFFICIENT)
+            (std::ptr::null_mut(), proc_address::VERSION_NOT_SUFFICIENT)
         }
     };
     // SAFETY: both are writable, and only the status may be null.
@@ -109,5 +124,5 @@ pub(crate) unsafe extern "C" fn cuGetProcAddress_v2(
         function.write(address);
         super::put_if_wanted(found, outcome);
     }
-    status
+    Status::CUDA_SUCCESS
 }

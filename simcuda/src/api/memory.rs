@@ -64,8 +64,9 @@ driver_api! {
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) |process| {
         process.sim().current_handle()?;
         let all = process.gpu.memory_bytes();
-        put(free, all.saturating_sub(process.gpu.used_bytes()) as usize)?;
-        put(total, all as usize)
+        put_if_wanted(free, all.saturating_sub(process.gpu.used_bytes()) as usize);
+        put_if_wanted(total, all as usize);
+        Ok(())
     }
 
     /// Start and size of the allocation that an address lies in.

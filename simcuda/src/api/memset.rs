@@ -6,12 +6,32 @@ use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
 /// A fill of one row.
 fn row(address: CUdeviceptr, value: u32, element_bytes: usize, width: usize) -> Fill {
-    Fill { address: address as usize, pitch: width * element_bytes, value, element_bytes, width, height: 1 }
+    Fill {
+        address: address as usize,
+        pitch: width.saturating_mul(element_bytes),
+        value,
+        element_bytes,
+        width,
+        height: 1,
+    }
 }
 
 /// A fill of several.
-fn rows(address: CUdeviceptr, pitch: usize, value: u32, element_bytes: usize, [width, height]: [usize; 2]) -> Fill {
-    Fill { address: address as usize, pitch, value, element_bytes, width, height }
+fn rows(
+    address: CUdeviceptr,
+    pitch: usize,
+    value: u32,
+    element_bytes: usize,
+    [width, height]: [usize; 2],
+) -> Fill {
+    Fill {
+        address: address as usize,
+        pitch,
+        value,
+        element_bytes,
+        width,
+        height,
+    }
 }
 
 fn now(process: &Process, per_thread: bool, fill: Fill) -> R {

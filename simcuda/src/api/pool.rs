@@ -11,12 +11,23 @@ const RELEASE_THRESHOLD: u32 = 4;
 const LOCATION_DEVICE: u32 = 1;
 const PINNED: u32 = 1;
 
-unsafe fn allocate(process: &Process, out: *mut CUdeviceptr, bytes: usize, pool: Option<usize>, stream: CUstream, per_thread: bool) -> R {
+unsafe fn allocate(
+    process: &Process,
+    out: *mut CUdeviceptr,
+    bytes: usize,
+    pool: Option<usize>,
+    stream: CUstream,
+    per_thread: bool,
+) -> R {
     not_null(out)?;
     let mut sim = process.sim();
     let id = sim.stream_id(stream as usize, per_thread)?;
     sim.check_legacy_use(id)?;
-    if sim.streams.get(&id).is_some_and(|stream| stream.capture.is_some()) {
+    if sim
+        .streams
+        .get(&id)
+        .is_some_and(|stream| stream.capture.is_some())
+    {
         return Err(Status::CUDA_ERROR_NOT_SUPPORTED);
     }
     let address = match bytes {

@@ -21,7 +21,11 @@ unsafe fn check_properties(properties: *const AllocationProp) -> R {
     if properties.location.kind != LOCATION_DEVICE || properties.handle_types != 0 {
         return Err(Status::CUDA_ERROR_NOT_SUPPORTED);
     }
-    if properties.location.id == 0 { Ok(()) } else { Err(Status::CUDA_ERROR_INVALID_DEVICE) }
+    if properties.location.id == 0 {
+        Ok(())
+    } else {
+        Err(Status::CUDA_ERROR_INVALID_DEVICE)
+    }
 }
 
 driver_api! {
@@ -57,9 +61,7 @@ driver_api! {
         if flags != 0 {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
-        let mut sim = process.sim();
-        sim.check_unsafe_call()?;
-        let chunk = sim.create_chunk(process, bytes)?;
+        let chunk = process.sim().create_chunk(process, bytes)?;
         put(handle, chunk as u64)
     }
 

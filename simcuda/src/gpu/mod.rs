@@ -43,13 +43,12 @@ impl SharedGpu {
     /// Maps the shared GPU, making it if nobody uses one. Where no shared file can be had (no permission, full disk)
     /// the GPU is this process's own.
     pub(crate) fn open(memory_bytes: u64) -> Self {
-        let layout = open_shared(memory_bytes).or_else(|| map_layout(None)).map(|layout| {
-            if layout.magic.load(Ordering::Acquire) != MAGIC {
-                layout.initialise(memory_bytes);
-            }
-            layout
-        });
-        Self { layout: layout.unwrap_or_else(|| Box::leak(Box::new(Layout::zeroed()))) }
+        let shared = open_shared(memory_bytes).or_else(|| map_layout(None));
+        let layout = shared.unwrap_or_else(|| Box::leak(Box::new(Layout::zeroed())));
+        if layout.magic.load(Ordering::Acquire) != MAGIC {
+            layout.initialise(memory_bytes);
+        }
+        Self { layout }
     }
 
     /// Device memory of the GPU, in bytes.
@@ -59,11 +58,16 @@ impl SharedGpu {
 
     /// Device memory in use by all living processes, in bytes.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.living().map(|slot| slot.memory_bytes.load(Ordering::Relaxed)).sum()
+        self.living()
+            .map(|slot| slot.memory_bytes.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Takes `bytes` of device memory for `slot`; false if the GPU has not that much left.
     pub(crate) fn take_memory(&self, slot: SlotIndex, bytes: u64) -> bool {
+        if bytes > self.memory_bytes() {
+            return false;
+        }
         let own = &self.layout.slots[slot.0].memory_bytes;
         own.fetch_add(bytes, Ordering::Relaxed);
         if self.used_bytes() <= self.memory_bytes() {
@@ -73,9 +77,18 @@ impl SharedGpu {
         false
     }
 
+    /// Device memory of a slot's process, in bytes.
+    pub(crate) fn memory_of(&self, slot: SlotIndex) -> u64 {
+        self.layout.slots[slot.0]
+            .memory_bytes
+            .load(Ordering::Relaxed)
+    }
+
     /// Gives `bytes` back.
     pub(crate) fn return_memory(&self, slot: SlotIndex, bytes: u64) {
-        self.layout.slots[slot.0].memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.layout.slots[slot.0]
+            .memory_bytes
+            .fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -96,12 +109,17 @@ impl Layout {
 fn directory() -> PathBuf {
     // SAFETY: geteuid(2) cannot fail.
     let uid = unsafe { libc::geteuid() };
-    std::env::var_os("SIMCUDA_DIR").map_or_else(|| format!("/dev/shm/simcuda-{uid}").into(), PathBuf::from)
+    std::env::var_os("SIMCUDA_DIR")
+        .map_or_else(|| format!("/dev/shm/simcuda-{uid}").into(), PathBuf::from)
 }
 
 fn open_shared(memory_bytes: u64) -> Option<&'static Layout> {
     let directory = directory();
-    DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .ok()?;
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -114,7 +132,9 @@ fn open_shared(memory_bytes: u64) -> Option<&'static Layout> {
     // SAFETY: the descriptor is open; the lock goes with it, so a process killed here releases it.
     unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
     // SAFETY: the descriptor is open. The space is taken now, so that a full tmpfs cannot be a SIGBUS later.
-    if unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size_of::<Layout>() as libc::off_t) } != 0 {
+    if unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size_of::<Layout>() as libc::off_t) }
+        != 0
+    {
         return None;
     }
     let layout = map_layout(Some(&file))?;
@@ -123,6 +143,9 @@ fn open_shared(memory_bytes: u64) -> Option<&'static Layout> {
         // Nobody uses it: the first process's settings hold for those that come while it lives.
         layout.initialise(memory_bytes);
     }
+    // Said and not left to the closing of the file: the mapping keeps its open file description, and so the lock.
+    // SAFETY: the descriptor is open.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) };
     Some(layout)
 }
 

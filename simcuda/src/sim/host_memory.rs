@@ -8,6 +8,7 @@ pub(crate) const ALLOC_FLAGS: u32 = 0x7;
 /// CU_MEMHOSTREGISTER_PORTABLE, DEVICEMAP, IOMEMORY and READ_ONLY.
 pub(crate) const REGISTER_FLAGS: u32 = 0xf;
 const DEVICE_MAP: u32 = 2;
+const WRITE_COMBINED: u32 = 4;
 
 /// A page-locked range.
 #[derive(Clone, Debug)]
@@ -42,8 +43,16 @@ impl Memory {
     }
 
     /// Registers memory of the program's.
-    pub(crate) fn register_host(&mut self, address: usize, bytes: usize, flags: u32, context: usize) -> R {
-        let end = address.checked_add(bytes).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+    pub(crate) fn register_host(
+        &mut self,
+        address: usize,
+        bytes: usize,
+        flags: u32,
+        context: usize,
+    ) -> R {
+        let end = address
+            .checked_add(bytes)
+            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         let before = self.host.range(..end).next_back();
         if before.is_some_and(|(start, block)| start + block.bytes > address) {
             return Err(Status::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
@@ -52,10 +61,27 @@ impl Memory {
         Ok(())
     }
 
-    fn insert_host(&mut self, address: usize, bytes: usize, flags: u32, registered: bool, context: usize) {
+    fn insert_host(
+        &mut self,
+        address: usize,
+        bytes: usize,
+        flags: u32,
+        registered: bool,
+        context: usize,
+    ) {
         let buffer_id = self.buffer_id();
-        let flags = flags | DEVICE_MAP;
-        self.host.insert(address, HostBlock { bytes, flags, registered, context, buffer_id });
+        // The driver reports every block as mapped, and does not tell which are portable.
+        let flags = flags & WRITE_COMBINED | DEVICE_MAP;
+        self.host.insert(
+            address,
+            HostBlock {
+                bytes,
+                flags,
+                registered,
+                context,
+                buffer_id,
+            },
+        );
     }
 
     /// Removes a block that starts at `address`, and frees it if the driver allocated it.

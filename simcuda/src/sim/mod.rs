@@ -24,7 +24,7 @@ pub(crate) use context::Context;
 pub(crate) use event::{DISABLE_TIMING, Event, INTERPROCESS, Mark};
 pub(crate) use graph::{Executable, Graph};
 pub(crate) use host_memory::{ALLOC_FLAGS, REGISTER_FLAGS};
-pub(crate) use memory::{BlockKind};
+pub(crate) use memory::BlockKind;
 pub(crate) use module::Function;
 pub(crate) use pool::Pool;
 pub(crate) use stream::{NON_BLOCKING, Stream, StreamId, StreamKind, Ticket};
@@ -51,7 +51,8 @@ pub(crate) struct Process {
     pub(crate) settings: Settings,
     pub(crate) gpu: SharedGpu,
     sim: Mutex<Sim>,
-    slot: OnceLock<SlotIndex>,
+    slot: Mutex<Option<SlotIndex>>,
+    threads: OnceLock<()>,
     progress: Condvar,
     wake: [Condvar; 4],
 }
@@ -81,7 +82,11 @@ pub(crate) struct Sim {
 impl Process {
     /// The process, once cuInit was called here.
     pub(crate) fn get() -> Option<&'static Self> {
-        if FORKED.load(Ordering::Relaxed) { None } else { PROCESS.get() }
+        if FORKED.load(Ordering::Relaxed) {
+            None
+        } else {
+            PROCESS.get()
+        }
     }
 
     /// cuInit.
@@ -98,7 +103,8 @@ impl Process {
                 settings,
                 gpu,
                 sim: Mutex::new(Sim::new()),
-                slot: OnceLock::new(),
+                slot: Mutex::new(None),
+                threads: OnceLock::new(),
                 progress: Condvar::new(),
                 wake: [const { Condvar::new() }; 4],
             }
@@ -116,7 +122,11 @@ impl Process {
     }
 
     /// Waits until `done` holds, or the context of the waiting has met an error.
-    pub(crate) fn wait_until(&self, sim: &mut MutexGuard<'_, Sim>, mut done: impl FnMut(&Sim) -> bool) {
+    pub(crate) fn wait_until(
+        &self,
+        sim: &mut MutexGuard<'_, Sim>,
+        mut done: impl FnMut(&Sim) -> bool,
+    ) {
         while !done(sim) {
             sim.waiting += 1;
             self.progress.wait(sim);
@@ -132,9 +142,16 @@ impl Process {
     /// Waits for everything submitted so far to the streams of `context`, or of all contexts.
     pub(crate) fn drain(&self, sim: &mut MutexGuard<'_, Sim>, context: Option<usize>) {
         let wanted = |stream: &Stream| context.is_none_or(|context| stream.context == context);
-        let pending = sim.streams.iter().filter(|(_, stream)| wanted(stream) && stream.is_pending());
-        let tickets: Vec<_> =
-            pending.map(|(id, stream)| Ticket { stream: *id, sequence: stream.submitted }).collect();
+        let pending = sim
+            .streams
+            .iter()
+            .filter(|(_, stream)| wanted(stream) && stream.is_pending());
+        let tickets: Vec<_> = pending
+            .map(|(id, stream)| Ticket {
+                stream: *id,
+                sequence: stream.submitted,
+            })
+            .collect();
         for ticket in tickets {
             self.wait_for(sim, ticket);
         }
@@ -142,17 +159,40 @@ impl Process {
 
     /// This process's place on the GPU. Work exists only in contexts, and a context has claimed it.
     pub(crate) fn slot(&self) -> SlotIndex {
-        self.slot.get().copied().unwrap_or_default()
+        self.slot.lock().unwrap_or_default()
+    }
+
+    /// Lets others have the compute engine, if this process is on the GPU.
+    fn yield_compute(&self) {
+        if let Some(slot) = *self.slot.lock() {
+            self.gpu.yield_compute(slot);
+        }
     }
 
     /// Makes this process one of the GPU's: a slot, and threads to work.
     pub(crate) fn join_gpu(&'static self) -> R {
-        if self.slot.get().is_none() {
-            let slot = self.gpu.claim_slot().ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?;
-            thread_pool::start(self).map_err(|_| Status::CUDA_ERROR_OUT_OF_MEMORY)?;
-            let _ = self.slot.set(slot);
+        let mut slot = self.slot.lock();
+        if slot.is_none() {
+            if self.threads.get().is_none() {
+                thread_pool::start(self).map_err(|_| Status::CUDA_ERROR_OUT_OF_MEMORY)?;
+                let _ = self.threads.set(());
+            }
+            *slot = Some(
+                self.gpu
+                    .claim_slot()
+                    .ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?,
+            );
         }
         Ok(())
+    }
+
+    /// Ends that, once nothing on the GPU is this process's.
+    pub(crate) fn leave_gpu(&self) {
+        let mut slot = self.slot.lock();
+        if let Some(index) = slot.filter(|index| self.gpu.memory_of(*index) == 0) {
+            self.gpu.release_slot(index);
+            *slot = None;
+        }
     }
 }
 
@@ -199,7 +239,9 @@ extern "C" fn after_fork_in_child() {
 
 /// What every driver call begins with.
 pub(crate) fn enter(function: &str, call: impl FnOnce(&'static Process) -> R) -> Status {
-    let Some(process) = Process::get() else { return Status::CUDA_ERROR_NOT_INITIALIZED };
+    let Some(process) = Process::get() else {
+        return Status::CUDA_ERROR_NOT_INITIALIZED;
+    };
     if thread::in_host_function() {
         return Status::CUDA_ERROR_NOT_PERMITTED;
     }

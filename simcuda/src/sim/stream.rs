@@ -85,7 +85,10 @@ impl Sim {
             (0 | 1, false) | (1, true) => Ok(self.current()?.legacy),
             (0, true) | (2, _) => self.per_thread_stream(),
             (handle, _) => {
-                let id = *self.stream_handles.get(handle).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
+                let id = *self
+                    .stream_handles
+                    .get(handle)
+                    .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
                 let context = self.streams[&id].context;
                 self.healthy(context)?;
                 Ok(id)
@@ -100,7 +103,11 @@ impl Sim {
             return Ok(id);
         }
         let id = self.add_stream(Stream::new(context, StreamKind::PerThread, 0, 0));
-        self.contexts.get_mut(context).ok_or(Status::CUDA_ERROR_INVALID_CONTEXT)?.per_thread.insert(thread, id);
+        self.contexts
+            .get_mut(context)
+            .ok_or(Status::CUDA_ERROR_INVALID_CONTEXT)?
+            .per_thread
+            .insert(thread, id);
         Ok(id)
     }
 
@@ -118,10 +125,22 @@ impl Sim {
     pub(crate) fn push(&mut self, id: StreamId, work: Work, mut after: Vec<Ticket>) -> Ticket {
         self.add_default_stream_order(id, &mut after);
         let now = now_ns();
-        let Some(stream) = self.streams.get_mut(&id) else { return Ticket { stream: id, sequence: 0 } };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ticket {
+                stream: id,
+                sequence: 0,
+            };
+        };
         stream.submitted += 1;
-        let ticket = Ticket { stream: id, sequence: stream.submitted };
-        stream.queue.push_back(Entry { work, after, enqueued_ns: now });
+        let ticket = Ticket {
+            stream: id,
+            sequence: stream.submitted,
+        };
+        stream.queue.push_back(Entry {
+            work,
+            after,
+            enqueued_ns: now,
+        });
         if !stream.busy && stream.queue.len() == 1 {
             self.advance(id);
         }
@@ -130,16 +149,31 @@ impl Sim {
 
     /// The legacy stream waits for all blocking streams of its context, and they for it.
     fn add_default_stream_order(&self, id: StreamId, after: &mut Vec<Ticket>) {
-        let Some(stream) = self.streams.get(&id) else { return };
-        let Some(context) = self.contexts.get(stream.context) else { return };
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let Some(context) = self.contexts.get(stream.context) else {
+            return;
+        };
         let mut wait_for = |other: StreamId| {
-            if let Some(stream) = self.streams.get(&other).filter(|stream| stream.is_pending()) {
-                after.push(Ticket { stream: other, sequence: stream.submitted });
+            if let Some(stream) = self
+                .streams
+                .get(&other)
+                .filter(|stream| stream.is_pending())
+            {
+                after.push(Ticket {
+                    stream: other,
+                    sequence: stream.submitted,
+                });
             }
         };
         if stream.kind == StreamKind::Legacy {
             let blocking = |id: &&StreamId| self.streams.get(id).is_some_and(Stream::is_blocking);
-            context.streams.iter().filter(blocking).for_each(|other| wait_for(*other));
+            context
+                .streams
+                .iter()
+                .filter(blocking)
+                .for_each(|other| wait_for(*other));
         } else if stream.is_blocking() {
             wait_for(context.legacy);
         }
@@ -147,7 +181,9 @@ impl Sim {
 
     /// True once everything up to `ticket` is done.
     pub(crate) fn is_done(&self, ticket: Ticket) -> bool {
-        self.streams.get(&ticket.stream).is_none_or(|stream| stream.completed >= ticket.sequence)
+        self.streams
+            .get(&ticket.stream)
+            .is_none_or(|stream| stream.completed >= ticket.sequence)
     }
 
     /// Moves a stream on as far as it goes without a worker, then the streams that waited for it.
@@ -183,8 +219,7 @@ impl Sim {
     /// True if an entry was completed.
     fn advance_one(&mut self, id: StreamId) -> bool {
         let mut progressed = false;
-        loop {
-            let Some(stream) = self.streams.get(&id).filter(|stream| !stream.busy) else { break };
+        while let Some(stream) = self.streams.get(&id).filter(|stream| !stream.busy) {
             let Some(entry) = stream.queue.front() else {
                 self.forget_if_destroyed(id);
                 break;
@@ -193,7 +228,12 @@ impl Sim {
                 self.blocked.push(id);
                 break;
             }
-            if let Work::Wait { address, value, wide, flags } = entry.work
+            if let Work::Wait {
+                address,
+                value,
+                wide,
+                flags,
+            } = entry.work
                 && !super::memory_op::is_satisfied(address, value, wide, flags)
             {
                 self.poll(id);
@@ -204,7 +244,13 @@ impl Sim {
                 break;
             }
             let ready_ns = self.ready_ns(id);
-            let Some(entry) = self.streams.get_mut(&id).and_then(|stream| stream.queue.pop_front()) else { break };
+            let Some(entry) = self
+                .streams
+                .get_mut(&id)
+                .and_then(|stream| stream.queue.pop_front())
+            else {
+                break;
+            };
             let end_ns = self.perform_inline(&entry.work, ready_ns);
             self.count_completed(id, end_ns);
             progressed = true;
@@ -227,11 +273,21 @@ impl Sim {
 
     /// When the first entry of a stream could start, in simulated time.
     pub(crate) fn ready_ns(&self, id: StreamId) -> u64 {
-        let Some(stream) = self.streams.get(&id) else { return now_ns() };
-        let Some(entry) = stream.queue.front() else { return now_ns() };
+        let Some(stream) = self.streams.get(&id) else {
+            return now_ns();
+        };
+        let Some(entry) = stream.queue.front() else {
+            return now_ns();
+        };
         let now = now_ns();
-        let ends = entry.after.iter().filter_map(|ticket| self.streams.get(&ticket.stream));
-        let last = ends.map(|other| other.last_end_ns.min(now)).max().unwrap_or(0);
+        let ends = entry
+            .after
+            .iter()
+            .filter_map(|ticket| self.streams.get(&ticket.stream));
+        let last = ends
+            .map(|other| other.last_end_ns.min(now))
+            .max()
+            .unwrap_or(0);
         last.max(stream.last_end_ns).max(entry.enqueued_ns)
     }
 
@@ -245,7 +301,9 @@ impl Sim {
     }
 
     pub(crate) fn forget_if_destroyed(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(&id) else { return };
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
         if stream.destroyed && !stream.is_pending() {
             if let Some(context) = self.contexts.get_mut(stream.context) {
                 context.streams.retain(|other| *other != id);

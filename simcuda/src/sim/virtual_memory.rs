@@ -20,10 +20,15 @@ pub(crate) struct Chunk {
 impl Sim {
     /// cuMemAddressReserve.
     pub(crate) fn reserve_addresses(&mut self, bytes: usize, alignment: usize) -> R<usize> {
-        if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) || !(alignment == 0 || alignment.is_power_of_two()) {
+        if bytes == 0
+            || !bytes.is_multiple_of(GRANULARITY)
+            || !(alignment == 0 || alignment.is_power_of_two())
+        {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
-        let address = self.memory.take_addresses(bytes, alignment.max(GRANULARITY))?;
+        let address = self
+            .memory
+            .take_addresses(bytes, alignment.max(GRANULARITY))?;
         self.memory.reservations.insert(address, bytes);
         Ok(address)
     }
@@ -31,7 +36,11 @@ impl Sim {
     /// cuMemAddressFree; nothing may be mapped there.
     pub(crate) fn free_addresses(&mut self, address: usize, bytes: usize) -> R {
         let known = self.memory.reservations.get(&address) == Some(&bytes);
-        if !known || self.memory.device.range(address..address + bytes).next().is_some() {
+        let mut mapped = self
+            .memory
+            .device
+            .range(address..address.saturating_add(bytes));
+        if !known || mapped.next().is_some() {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
         self.memory.reservations.remove(&address);
@@ -51,71 +60,146 @@ impl Sim {
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping.
         let address = unsafe {
-            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
         };
         if address == libc::MAP_FAILED {
             process.gpu.return_memory(process.slot(), bytes as u64);
             return Err(Status::CUDA_ERROR_OUT_OF_MEMORY);
         }
-        Ok(self.memory.chunks.insert(Chunk { address: address as usize, bytes, users: 1, released: false }))
+        Ok(self.memory.chunks.insert(Chunk {
+            address: address as usize,
+            bytes,
+            users: 1,
+            released: false,
+        }))
     }
 
     /// cuMemRelease: the memory lives on while it is mapped.
     pub(crate) fn release_chunk(&mut self, process: &Process, handle: usize) -> R {
-        let chunk = self.memory.chunks.get_mut(handle).filter(|chunk| !chunk.released);
+        let chunk = self
+            .memory
+            .chunks
+            .get_mut(handle)
+            .filter(|chunk| !chunk.released);
         let chunk = chunk.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
-        let mappings = self.memory.device.values().filter(|block| block.maps(handle)).count();
+        let mappings = self
+            .memory
+            .device
+            .values()
+            .filter(|block| block.maps(handle))
+            .count();
         chunk.released = chunk.users - mappings == 1;
         self.drop_chunk_user(process, handle);
         Ok(())
     }
 
     fn drop_chunk_user(&mut self, process: &Process, handle: usize) {
-        let Some(chunk) = self.memory.chunks.get_mut(handle) else { return };
+        let Some(chunk) = self.memory.chunks.get_mut(handle) else {
+            return;
+        };
         chunk.users -= 1;
         if chunk.users == 0 {
             // SAFETY: the chunk's own mapping; cuMemUnmap removed all others.
             unsafe { libc::munmap(chunk.address as *mut libc::c_void, chunk.bytes) };
-            process.gpu.return_memory(process.slot(), chunk.bytes as u64);
+            process
+                .gpu
+                .return_memory(process.slot(), chunk.bytes as u64);
             self.memory.chunks.remove(handle);
         }
     }
 
     /// cuMemMap. As the driver's, a mapping covers a whole allocation.
-    pub(crate) fn map_chunk(&mut self, address: usize, bytes: usize, offset: usize, handle: usize) -> R {
-        let reserved = self.memory.reservations.range(..=address).next_back();
-        let inside = reserved.is_some_and(|(start, length)| address + bytes <= start + length);
-        let free = self.memory.device.range(..address + bytes).next_back();
+    pub(crate) fn map_chunk(
+        &mut self,
+        address: usize,
+        bytes: usize,
+        offset: usize,
+        handle: usize,
+    ) -> R {
+        let inside = self.memory.is_reserved(address, bytes);
+        let free = self
+            .memory
+            .device
+            .range(..address.saturating_add(bytes))
+            .next_back();
         let taken = free.is_some_and(|(start, block)| start + block.bytes > address);
-        let chunk = self.memory.chunks.get_mut(handle).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
-        if offset != 0 || bytes != chunk.bytes || !inside || taken || !address.is_multiple_of(GRANULARITY) {
+        let chunk = self
+            .memory
+            .chunks
+            .get_mut(handle)
+            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        if offset != 0
+            || bytes != chunk.bytes
+            || !inside
+            || taken
+            || !address.is_multiple_of(GRANULARITY)
+        {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         // SAFETY: mremap(2) with an old size of 0 makes a second mapping of a shared one; it replaces a part of our own
         // arena that is reserved and in which no block lies.
         let mapped = unsafe {
-            libc::mremap(chunk.address as *mut libc::c_void, 0, bytes, flags, address as *mut libc::c_void)
+            libc::mremap(
+                chunk.address as *mut libc::c_void,
+                0,
+                bytes,
+                flags,
+                address as *mut libc::c_void,
+            )
         };
         if mapped == libc::MAP_FAILED {
             return Err(Status::CUDA_ERROR_OUT_OF_MEMORY);
         }
         chunk.users += 1;
         let buffer_id = self.memory.buffer_id();
-        let kind = BlockKind::Mapped { chunk: handle, accessible: false };
-        self.memory.device.insert(address, DeviceBlock { bytes, context: 0, kind, buffer_id, sync_memops: false });
+        let kind = BlockKind::Mapped {
+            chunk: handle,
+            accessible: false,
+        };
+        self.memory.device.insert(
+            address,
+            DeviceBlock {
+                bytes,
+                context: 0,
+                kind,
+                buffer_id,
+                sync_memops: false,
+            },
+        );
         Ok(())
     }
 
     /// cuMemUnmap: the mappings that lie in the range.
     pub(crate) fn unmap_range(&mut self, process: &Process, address: usize, bytes: usize) -> R {
-        let starts = self.mappings_in(address, bytes)?;
+        if bytes == 0 || !self.memory.is_reserved(address, bytes) {
+            return Err(Status::CUDA_ERROR_INVALID_VALUE);
+        }
+        let mapped = self.memory.device.range(address..address + bytes);
+        let starts: Vec<_> = mapped.map(|(start, _)| *start).collect();
         for start in starts {
-            let Some(block) = self.memory.device.remove(&start) else { continue };
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            let Some(block) = self.memory.device.remove(&start) else {
+                continue;
+            };
+            let flags =
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
             // SAFETY: turns the mapping back into a part of the arena as it was before.
             unsafe {
-                libc::mmap(start as *mut libc::c_void, block.bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+                libc::mmap(
+                    start as *mut libc::c_void,
+                    block.bytes,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    flags,
+                    -1,
+                    0,
+                )
             };
             if let BlockKind::Mapped { chunk, .. } = block.kind {
                 self.drop_chunk_user(process, chunk);
@@ -127,8 +211,11 @@ impl Sim {
     /// cuMemSetAccess.
     pub(crate) fn set_access(&mut self, address: usize, bytes: usize, access: bool) -> R {
         for start in self.mappings_in(address, bytes)? {
-            if let Some(BlockKind::Mapped { accessible, .. }) =
-                self.memory.device.get_mut(&start).map(|block| &mut block.kind)
+            if let Some(BlockKind::Mapped { accessible, .. }) = self
+                .memory
+                .device
+                .get_mut(&start)
+                .map(|block| &mut block.kind)
             {
                 *accessible = access;
             }
@@ -138,20 +225,43 @@ impl Sim {
 
     /// cuMemRetainAllocationHandle: the allocation mapped at `address`.
     pub(crate) fn retain_chunk(&mut self, address: usize) -> R<usize> {
-        let kind = self.memory.device_block(address).map(|(_, block)| block.kind);
-        let Some(BlockKind::Mapped { chunk: handle, .. }) = kind else { return Err(Status::CUDA_ERROR_INVALID_VALUE) };
-        let chunk = self.memory.chunks.get_mut(handle).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        let kind = self
+            .memory
+            .device_block(address)
+            .map(|(_, block)| block.kind);
+        let Some(BlockKind::Mapped { chunk: handle, .. }) = kind else {
+            return Err(Status::CUDA_ERROR_INVALID_VALUE);
+        };
+        let chunk = self
+            .memory
+            .chunks
+            .get_mut(handle)
+            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         chunk.users += 1;
         chunk.released = false;
         Ok(handle)
     }
 
     fn mappings_in(&self, address: usize, bytes: usize) -> R<Vec<usize>> {
-        let end = address.checked_add(bytes).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
-        let starts: Vec<_> = self.memory.device.range(address..end).map(|(start, _)| *start).collect();
+        let end = address
+            .checked_add(bytes)
+            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        let starts: Vec<_> = self
+            .memory
+            .device
+            .range(address..end)
+            .map(|(start, _)| *start)
+            .collect();
         let whole = starts.iter().map(|start| &self.memory.device[start]);
-        let covered: usize = whole.filter(|block| matches!(block.kind, BlockKind::Mapped { .. })).map(|b| b.bytes).sum();
-        if bytes == 0 || covered != bytes { Err(Status::CUDA_ERROR_INVALID_VALUE) } else { Ok(starts) }
+        let covered: usize = whole
+            .filter(|block| matches!(block.kind, BlockKind::Mapped { .. }))
+            .map(|b| b.bytes)
+            .sum();
+        if bytes == 0 || covered != bytes {
+            Err(Status::CUDA_ERROR_INVALID_VALUE)
+        } else {
+            Ok(starts)
+        }
     }
 }
 

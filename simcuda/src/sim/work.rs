@@ -18,11 +18,25 @@ pub(crate) enum Work {
     Fill(Fill),
     Graph(Arc<Executable>),
     Host(HostCall),
-    Record { event: Arc<Event>, serial: u64 },
-    Write { address: usize, value: u64, wide: bool },
-    Wait { address: usize, value: u64, wide: bool, flags: u32 },
+    Record {
+        event: Arc<Event>,
+        serial: u64,
+    },
+    Write {
+        address: usize,
+        value: u64,
+        wide: bool,
+    },
+    Wait {
+        address: usize,
+        value: u64,
+        wide: bool,
+        flags: u32,
+    },
     /// Memory that goes back to its pool in stream order.
-    Release { address: usize },
+    Release {
+        address: usize,
+    },
     /// Nothing but the order it stands for.
     Marker,
 }
@@ -47,7 +61,11 @@ impl Work {
                 Direction::DeviceToDevice => Worker::Compute,
             }),
             Self::Host(_) => Some(Worker::Host),
-            Self::Record { .. } | Self::Write { .. } | Self::Wait { .. } | Self::Release { .. } | Self::Marker => None,
+            Self::Record { .. }
+            | Self::Write { .. }
+            | Self::Wait { .. }
+            | Self::Release { .. }
+            | Self::Marker => None,
         }
     }
 }
@@ -88,17 +106,36 @@ impl Copy {
         self.width * self.height * self.depth
     }
 
-    /// Reads the source now; the copy no longer depends on it.
+    /// Takes the first part off, of at most `bytes`: bytes of a single row, else all or nothing.
+    pub(crate) fn split_off(&mut self, bytes: usize) -> Self {
+        let mut first = self.clone();
+        let is_row = self.height == 1 && self.depth == 1;
+        let taken = match self.bytes() {
+            all if all <= bytes => self.width,
+            _ if is_row => bytes,
+            _ => 0,
+        };
+        first.width = taken;
+        self.width -= taken;
+        self.to.address += taken;
+        self.from.address += taken;
+        first
+    }
+
+    /// The copy with its source read now; it no longer depends on it.
     ///
     /// # Safety
     /// The source is readable.
-    pub(crate) unsafe fn stage(&mut self) {
+    pub(crate) unsafe fn staged(mut self) -> Self {
         let mut bytes = Vec::with_capacity(self.bytes());
         for (_, from) in self.rows() {
             // SAFETY: the caller vouches for every row of the source.
-            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(from as *const u8, self.width) });
+            bytes.extend_from_slice(unsafe {
+                std::slice::from_raw_parts(from as *const u8, self.width)
+            });
         }
         self.staged = Some(bytes.into());
+        self
     }
 
     fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
@@ -113,7 +150,9 @@ impl Copy {
             return;
         }
         for (row, (to, from)) in self.rows().enumerate() {
-            let from = self.staged.as_ref().map_or(from as *const u8, |bytes| bytes[row * self.width..].as_ptr());
+            let from = self.staged.as_ref().map_or(from as *const u8, |bytes| {
+                bytes[row * self.width..].as_ptr()
+            });
             // SAFETY: the device side was checked against the allocations when the copy was called; the host side is
             // the program's promise, as with any driver.
             unsafe { std::ptr::copy(from, to as *mut u8, self.width) };
@@ -127,7 +166,9 @@ impl Copy {
             (Direction::HostToDevice, true) => &costs.h2d_pageable,
             (Direction::DeviceToHost | Direction::HostToHost, false) => &costs.d2h_pinned,
             (Direction::DeviceToHost | Direction::HostToHost, true) => &costs.d2h_pageable,
-            (Direction::DeviceToDevice, _) => return costs.kernel_ns + 2 * costs.device_memory.at(bytes),
+            (Direction::DeviceToDevice, _) => {
+                return costs.kernel_ns + 2 * costs.device_memory.at(bytes);
+            }
         };
         curve.at(bytes)
     }
@@ -149,7 +190,10 @@ impl Fill {
     pub(crate) fn extent(&self) -> usize {
         match (self.width, self.height) {
             (0, _) | (_, 0) => 0,
-            (width, height) => (height - 1) * self.pitch + width * self.element_bytes,
+            (width, height) => {
+                let row = width.saturating_mul(self.element_bytes);
+                (height - 1).saturating_mul(self.pitch).saturating_add(row)
+            }
         }
     }
 
@@ -158,10 +202,13 @@ impl Fill {
         for row in 0..self.height {
             let start = (self.address + row * self.pitch) as *mut u8;
             // SAFETY: the range was checked against the allocations when the fill was called.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(start, self.width * self.element_bytes) };
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(start, self.width * self.element_bytes) };
             match self.element_bytes {
                 1 => bytes.fill(value[0]),
-                size => bytes.chunks_exact_mut(size).for_each(|element| element.copy_from_slice(&value[..size])),
+                size => bytes
+                    .chunks_exact_mut(size)
+                    .for_each(|element| element.copy_from_slice(&value[..size])),
             }
         }
     }
@@ -170,19 +217,33 @@ impl Fill {
 /// A function of the program's, called in stream order.
 #[derive(Clone, Copy)]
 pub(crate) enum HostCall {
-    Function { function: CUhostFn, data: usize },
-    Callback { function: CUstreamCallback, stream: usize, data: usize },
+    Function {
+        function: CUhostFn,
+        data: usize,
+    },
+    Callback {
+        function: CUstreamCallback,
+        stream: usize,
+        data: usize,
+    },
 }
 
 impl HostCall {
     fn perform(self) {
         let _inside = super::thread::enter_host_function();
         match self {
-            Self::Function { function: Some(function), data } => {
+            Self::Function {
+                function: Some(function),
+                data,
+            } => {
                 // SAFETY: the program handed over the pair to be called once.
                 unsafe { function(data as *mut c_void) }
             }
-            Self::Callback { function: Some(function), stream, data } => {
+            Self::Callback {
+                function: Some(function),
+                stream,
+                data,
+            } => {
                 let success = cudarc::driver::sys::CUresult::CUDA_SUCCESS;
                 // SAFETY: as above.
                 unsafe { function(stream as CUstream, success, data as *mut c_void) }
@@ -207,7 +268,10 @@ pub(crate) fn perform(work: &Work, ready_ns: u64, process: &super::Process) -> u
         Work::Fill(fill) => {
             fill.perform();
             let bytes = (fill.width * fill.height * fill.element_bytes) as u64;
-            (Engine::Compute, costs.take(costs.kernel_ns + costs.device_memory.at(bytes)))
+            (
+                Engine::Compute,
+                costs.take(costs.kernel_ns + costs.device_memory.at(bytes)),
+            )
         }
         Work::Copy(copy) => {
             copy.perform();
@@ -230,5 +294,7 @@ pub(crate) fn perform(work: &Work, ready_ns: u64, process: &super::Process) -> u
     };
     // The host's own work may take longer than the stated cost; then that is what it took.
     let duration_ns = cost_ns.max(now_ns() - started_ns);
-    process.gpu.run(engine, process.slot(), ready_ns, duration_ns, costs)
+    process
+        .gpu
+        .run(engine, process.slot(), ready_ns, duration_ns, costs)
 }

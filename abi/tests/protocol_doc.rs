@@ -1,0 +1,111 @@
+//! docs/protocol.md says what the code does: its tables of offsets, limits, statistics and variables are made from here.
+
+use aishim_abi::histogram::{BUCKETS, HIGHEST_NS, WINDOW_BUCKETS, WINDOW_LIMIT_NS};
+use aishim_abi::layout::{
+    BUCKET_ROOM, COUNTERS, DEVICES, HOOKS, Header, Histogram, NAME_BYTES, SEGMENT_BYTES, SHARDS,
+    Segment, Shard, UNKNOWN_NAMES, VERSION,
+};
+use aishim_abi::statistics::{ALL, Kind};
+use aishim_abi::variables;
+use std::mem::offset_of;
+
+const DOCUMENT: &str = include_str!("../../docs/protocol.md");
+
+/// Rows `| field | offset |` for fields of one structure.
+macro_rules! offsets {
+    ($structure:ident: $($field:ident),* $(,)?) => {
+        [$(format!("| `{}` | {} |", stringify!($field), offset_of!($structure, $field)),)*]
+    };
+}
+
+/// Every line of `rows`, in this order and with nothing between them, is in the document.
+fn assert_table(what: &str, rows: &[String]) {
+    let table = rows.join("\n");
+    let found = DOCUMENT.lines().collect::<Vec<_>>();
+    let ours: Vec<&str> = table.lines().collect();
+    // Behind the columns compared, a row may say more.
+    let begins = |line: &&str, row: &&str| line.starts_with(row);
+    let is_table = |window: &[&str]| {
+        window
+            .iter()
+            .zip(&ours)
+            .all(|(line, row)| begins(line, row))
+    };
+    assert!(
+        found.windows(ours.len()).any(is_table),
+        "docs/protocol.md must have this table of {what}:\n{table}"
+    );
+}
+
+#[test]
+fn offsets_are_those_of_the_layout() {
+    assert_table(
+        "the header",
+        &offsets!(Header: magic, version, hooks, segment_bytes, generation, pid, uid, start_ticks, created_unix_ns,
+            ended_unix_ns, priority, driver_version, device_count, unknown_count, devices, library, command, unknown),
+    );
+    assert_table(
+        "the segment",
+        &offsets!(Segment: header, hook_names, hook_kinds, hook_states, errors, counters, launch, gpu, request, shards),
+    );
+    assert_table("a histogram", &offsets!(Histogram: sum_ns, max_ns, buckets));
+    assert_table(
+        "a shard",
+        &offsets!(Shard: owner_tid, launch_sum_ns, launch_max_ns, calls, launch),
+    );
+}
+
+#[test]
+fn limits_are_those_of_the_layout() {
+    let limits = [
+        ("layout version", VERSION as usize),
+        ("size of a segment in bytes", SEGMENT_BYTES),
+        ("hooks", HOOKS),
+        ("counters", COUNTERS),
+        ("shards", SHARDS),
+        ("size of a shard in bytes", size_of::<Shard>()),
+        ("size of a histogram in bytes", size_of::<Histogram>()),
+        ("devices", DEVICES),
+        ("bytes of a name", NAME_BYTES),
+        ("unknown names", UNKNOWN_NAMES),
+        ("buckets of a histogram", BUCKETS),
+        ("room for buckets", BUCKET_ROOM),
+        ("buckets of a shard's histogram", WINDOW_BUCKETS),
+        (
+            "nanoseconds from which a launch call is counted in the full histogram",
+            WINDOW_LIMIT_NS as usize,
+        ),
+        ("largest value in nanoseconds", HIGHEST_NS as usize),
+    ];
+    let rows = limits.map(|(what, number)| format!("| {what} | {number} |"));
+    assert_table("limits", &rows);
+}
+
+#[test]
+fn statistics_are_those_declared() {
+    let row = |(index, statistic): (usize, &aishim_abi::statistics::Statistic)| {
+        let declared = statistic.description();
+        let kind = match declared.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        format!(
+            "| {index} | `{}` | {kind} | {} |",
+            declared.key, declared.text
+        )
+    };
+    let rows: Vec<String> = ALL.iter().enumerate().map(row).collect();
+    assert_table("statistics", &rows);
+}
+
+#[test]
+fn variables_are_those_declared() {
+    let row = |v: &variables::Variable| {
+        format!(
+            "| `{}` | {} | {} | {} |",
+            v.name, v.values, v.default, v.text
+        )
+    };
+    let rows: Vec<String> = variables::ALL.iter().map(row).collect();
+    assert_table("variables", &rows);
+}

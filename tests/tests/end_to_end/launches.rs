@@ -1,0 +1,87 @@
+//! Launches are counted exactly, by form, whichever way the program found the driver's functions.
+
+use aishim_abi::reader::Which;
+use aishim_abi::statistics::Statistic;
+use aishim_tests::sandbox::Segment;
+use aishim_tests::{Program, Sandbox, Via};
+
+const FORMS: [&str; 4] = [
+    "cuLaunchKernel",
+    "cuLaunchKernelEx",
+    "cuLaunchCooperativeKernel",
+    "cuGraphLaunch",
+];
+
+fn assert_counts(segment: &Segment, threads: u64, launches: u64, suffix: &str) {
+    for form in FORMS {
+        let (captured, refused) = if form == "cuLaunchKernel" {
+            (threads, 2 * threads)
+        } else {
+            (0, 0)
+        };
+        let name = format!("{form}{suffix}");
+        let expected = threads * launches + captured + refused;
+        assert_eq!(segment.calls(&name), expected, "{name}");
+        assert_eq!(segment.errors(&name), refused, "errors of {name}");
+        let other = if suffix.is_empty() { "_ptsz" } else { "" };
+        assert_eq!(segment.calls(&format!("{form}{other}")), 0);
+    }
+    let all = 4 * threads * launches + 3 * threads;
+    assert_eq!(segment.copy.launches(), all);
+    assert_eq!(segment.count(Which::Launch), all);
+    assert_eq!(segment.statistic(Statistic::Captures), threads);
+    assert_eq!(segment.statistic(Statistic::Panics), 0);
+}
+
+fn counted(via: Via, suffix: &str) {
+    let program = Program::new("forms").via(via).build();
+    for (threads, launches) in [(1, 30), (8, 200), (40, 30)] {
+        let sandbox = Sandbox::new();
+        let mut command = sandbox.shimmed(&program);
+        command.args([threads.to_string(), launches.to_string()]);
+        let outcome = sandbox.succeed(&mut command);
+        assert_eq!(outcome.stdout, "right\n");
+        assert_counts(&sandbox.segment(outcome.pid), threads, launches, suffix);
+    }
+}
+
+#[test]
+fn of_a_program_linked_to_the_driver() {
+    counted(Via::Link, "");
+}
+
+#[test]
+fn of_a_program_that_looks_symbols_up() {
+    counted(Via::Dlsym, "");
+}
+
+#[test]
+fn of_a_program_that_asks_the_driver_for_addresses() {
+    counted(Via::Proc(0), "");
+}
+
+#[test]
+fn of_a_program_with_per_thread_default_streams() {
+    counted(Via::Proc(2), "_ptsz");
+}
+
+#[test]
+fn results_and_words_are_those_of_a_run_without_the_library() {
+    let program = Program::new("forms").build();
+    let sandbox = Sandbox::new();
+    let native = sandbox.run(sandbox.native(&program).arg("4"));
+    let shimmed = sandbox.run(sandbox.shimmed(&program).arg("4"));
+    shimmed.assert_same(&native);
+}
+
+#[test]
+fn of_threads_that_end_and_begin_again() {
+    let sandbox = Sandbox::new();
+    let program = Program::new("worker_turns").build();
+    let outcome = sandbox.succeed(sandbox.shimmed(&program).args(["60", "4", "25"]));
+    let segment = sandbox.segment(outcome.pid);
+    assert_eq!(segment.calls("cuLaunchKernel"), 60 * 4 * 25);
+    assert_eq!(segment.count(Which::Launch), 60 * 4 * 25);
+    // Four at a time never run out of shards if those that end give theirs back.
+    assert_eq!(segment.statistic(Statistic::SharedShardLaunches), 0);
+}

@@ -1,0 +1,9 @@
+//! Real processes under the real library, on the simulated GPU: what it counts, and programs that try to break it.
+//!
+//! A scenario is a C program in `programs/` and a test here, one file a topic. Each test expects of its program the
+//! right result, the right exit code, and no word from the library unless it is a test of the library's words.
+
+mod endings;
+mod forks;
+mod launches;
+mod quiet;
