@@ -45,36 +45,83 @@ const NOTHING: *mut c_void = std::ptr::without_provenance_mut(1);
 /// Means: nothing to do with us, jump on to the real one.
 const PASS: *mut c_void = std::ptr::null_mut();
 
-/// Says how to answer a lookup of `symbol`, which begins with `cu`.
-pub(crate) extern "C" fn decide(handle: *mut c_void, symbol: *const c_char) -> *mut c_void {
+/// Says how to answer `caller`'s lookup of `symbol`, which begins with `cu`.
+pub(crate) extern "C" fn decide(
+    handle: *mut c_void,
+    symbol: *const c_char,
+    caller: *const c_void,
+) -> *mut c_void {
     // SAFETY: the program passed it to dlsym(3), so it is a zero-terminated string.
     let name = unsafe { CStr::from_ptr(symbol) };
-    // RTLD_NEXT depends on who asks, and who asks for what comes behind us should get it.
-    if handle == libc::RTLD_NEXT || config::is_off() {
-        return PASS;
-    }
     let Some(hook) = Hook::by_symbol(name) else {
         return PASS;
     };
-    // In the global scope our own export comes first; what counts is whether there is a driver behind it.
-    let scope = if handle == libc::RTLD_DEFAULT {
-        libc::RTLD_NEXT
-    } else {
-        handle
-    };
-    let found = real(scope, symbol);
+    if handle == libc::RTLD_NEXT {
+        return decide_next(hook, caller);
+    }
+    let found = real(handle, symbol);
     if found.is_null() {
+        return PASS;
+    }
+    if found.cast_const() != crate::exports::of(hook) {
+        return answer(handle, hook, found);
+    }
+    // Our own export came first; what counts is whether there is a driver behind it.
+    let (scope, behind) = behind_us(hook, caller);
+    if behind.is_null() {
         return NOTHING;
     }
-    if found.cast_const() == crate::exports::of(hook) {
-        return found;
+    if config::is_off() {
+        return behind;
+    }
+    driver::learn(scope, hook, behind);
+    // Once more, so that the last lookup is one that succeeds: a failed one would have left an error for dlerror(3).
+    real(handle, symbol)
+}
+
+/// What the driver gave, or ours for it.
+fn answer(scope: *mut c_void, hook: Hook, found: *mut c_void) -> *mut c_void {
+    if config::is_off() {
+        return PASS;
     }
     driver::learn(scope, hook, found);
-    match driver::ours_for(found) {
-        Some(ours) => ours.cast_mut(),
-        None => {
-            driver::unknown(name.to_bytes());
-            found
-        }
+    if let Some(ours) = driver::ours_for(found) {
+        // As in `decide`, for dlerror(3).
+        real(scope, hook.symbol().as_ptr());
+        return ours.cast_mut();
+    }
+    if driver::is_driver(found) {
+        driver::unknown(hook.symbol().to_bytes());
+    }
+    PASS
+}
+
+/// RTLD_NEXT depends on who asks, and who asks for what comes behind us should get it. Only where nothing does, and we
+/// would be what is found, there is nothing.
+fn decide_next(hook: Hook, caller: *const c_void) -> *mut c_void {
+    let symbol = hook.symbol().as_ptr();
+    if !real(libc::RTLD_NEXT, symbol).is_null() {
+        return PASS;
+    }
+    let first = real(libc::RTLD_DEFAULT, symbol);
+    let is_ours = first.cast_const() == crate::exports::of(hook);
+    if is_ours || driver::same_library(first, caller) {
+        // As above, the other way round: the last lookup has to be one that fails.
+        real(libc::RTLD_NEXT, symbol);
+        return NOTHING;
+    }
+    PASS
+}
+
+/// What the caller would have found, were we not there: in the global scope, or in that of the library it is in.
+fn behind_us(hook: Hook, caller: *const c_void) -> (*mut c_void, *mut c_void) {
+    let symbol = hook.symbol().as_ptr();
+    let found = real(libc::RTLD_NEXT, symbol);
+    if !found.is_null() {
+        return (libc::RTLD_NEXT, found);
+    }
+    match driver::library_of(caller) {
+        Some(library) => (library, real(library, symbol)),
+        None => (libc::RTLD_NEXT, found),
     }
 }

@@ -14,12 +14,15 @@ use crate::segment;
 use aishim_abi::layout::HookState;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr,
+    AtomicBool, AtomicPtr, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
 static REAL: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(std::ptr::null_mut()) }; COUNT];
 static LEARNT: AtomicBool = AtomicBool::new(false);
+
+/// Where the driver that was learnt is loaded.
+static BASE: AtomicUsize = AtomicUsize::new(0);
 
 /// The driver's function for `hook`; null when it is absent or no lookup has come by yet.
 #[inline]
@@ -37,47 +40,67 @@ pub(crate) fn ours_for(found: *const c_void) -> Option<*const c_void> {
     Some(crate::exports::of(hook))
 }
 
-/// Takes note of the driver in which `found` was found through `scope`, unless a driver is known already.
+/// Takes note of the driver in which `found` was found through `scope`, unless one is known already and still loaded.
 pub(crate) fn learn(scope: *mut c_void, hook: Hook, found: *mut c_void) {
-    if LEARNT.load(Acquire) {
+    let is_known = LEARNT.load(Acquire);
+    if is_known && (found.cast_const() == real(hook) || is_loaded()) || !is_driver(found) {
         return;
     }
-    let Some(base) = base_of(found) else { return };
-    if hook.symbol().to_bytes().starts_with(b"cu") && is_driver(found) {
-        learn_from(scope, base);
+    // The driver that the program is linked to is the one its calls reach through our exports, whatever other copy it
+    // looks up first.
+    let linked = dlsym::real(libc::RTLD_NEXT, hook.symbol().as_ptr());
+    let (scope, found) = if !linked.is_null() && is_driver(linked) {
+        (libc::RTLD_NEXT, linked)
+    } else {
+        (scope, found)
+    };
+    if let Some(base) = base_of(found) {
+        learn_from(scope, base, is_known);
     }
 }
 
-fn learn_from(scope: *mut c_void, base: usize) {
+fn learn_from(scope: *mut c_void, base: usize, again: bool) {
     for hook in Hook::ALL {
         let found = dlsym::real(scope, hook.symbol().as_ptr());
-        if !found.is_null() && base_of(found) == Some(base) {
+        let is_drivers = !found.is_null() && base_of(found) == Some(base);
+        // What another library put before the driver stays there, see `resolve_late`.
+        if is_drivers && (again || real(*hook).is_null()) {
             REAL[*hook as usize].store(found, Relaxed);
             segment::hook_state(*hook, HookState::Known);
         }
     }
     OWN.learn(scope);
+    BASE.store(base, Relaxed);
     LEARNT.store(true, Release);
+}
+
+/// Whether the driver that was learnt is still there: a program may close it and open it again somewhere else.
+fn is_loaded() -> bool {
+    let base = BASE.load(Relaxed);
+    base_of(base as *const c_void) == Some(base)
 }
 
 /// For a program linked to the driver, whose calls reach us without any lookup: finds the driver behind us.
 #[cold]
 pub(crate) fn resolve_late(hook: Hook) -> *const c_void {
-    if !LEARNT.load(Acquire) {
-        let name = hook.symbol().as_ptr();
-        let mut scope = libc::RTLD_NEXT;
-        let mut found = dlsym::real(scope, name);
-        if found.is_null() {
-            // SAFETY: dlopen(3) of a library that the program uses already; loading it anew would only happen in a
-            // program that calls the driver without having it.
-            scope = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY) };
-            if scope.is_null() {
-                return std::ptr::null();
-            }
-            found = dlsym::real(scope, name);
+    let name = hook.symbol().as_ptr();
+    let mut scope = libc::RTLD_NEXT;
+    let mut found = dlsym::real(scope, name);
+    if found.is_null() && !LEARNT.load(Acquire) {
+        // SAFETY: dlopen(3) of a library that the program uses already; loading it anew would only happen in a
+        // program that calls the driver without having it.
+        scope = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY) };
+        if scope.is_null() {
+            return std::ptr::null();
         }
-        if !found.is_null() {
-            learn(scope, hook, found);
+        found = dlsym::real(scope, name);
+    }
+    if !found.is_null() {
+        learn(scope, hook, found);
+        if real(hook).is_null() {
+            // A library between us and the driver has a function of that name: the program's calls go there.
+            REAL[hook as usize].store(found, Relaxed);
+            segment::hook_state(hook, HookState::Known);
         }
     }
     real(hook)
@@ -101,7 +124,7 @@ fn base_of(function: *const c_void) -> Option<usize> {
 }
 
 /// Whether the library that holds `function` is called libcuda.so...; others may export a symbol of the same name.
-fn is_driver(function: *const c_void) -> bool {
+pub(crate) fn is_driver(function: *const c_void) -> bool {
     let Some(info) = info(function) else {
         return false;
     };
@@ -112,6 +135,31 @@ fn is_driver(function: *const c_void) -> bool {
     let path = unsafe { CStr::from_ptr(info.dli_fname) }.to_bytes();
     let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
     name.starts_with(b"libcuda.so") || name.starts_with(b"libsimcuda.so")
+}
+
+/// Whether two functions are in the same library.
+pub(crate) fn same_library(one: *const c_void, other: *const c_void) -> bool {
+    base_of(one).is_some_and(|base| base_of(other) == Some(base))
+}
+
+/// The library that holds `function`, as a handle of dlsym(3), for which glibc's is the link map that dladdr1(3) gives.
+pub(crate) fn library_of(function: *const c_void) -> Option<*mut c_void> {
+    /// `RTLD_DL_LINKMAP` of glibc's <dlfcn.h>.
+    const LINK_MAP: c_int = 2;
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    let mut map = std::ptr::null_mut();
+    // SAFETY: dladdr1(3) accepts any address and fills both when it returns non-zero.
+    let known = unsafe { dladdr1(function, info.as_mut_ptr(), &raw mut map, LINK_MAP) };
+    (known != 0 && !map.is_null()).then_some(map)
+}
+
+unsafe extern "C" {
+    fn dladdr1(
+        address: *const c_void,
+        info: *mut libc::Dl_info,
+        extra: *mut *mut c_void,
+        flags: c_int,
+    ) -> c_int;
 }
 
 macro_rules! own_calls {

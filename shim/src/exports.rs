@@ -84,6 +84,7 @@ pub(crate) unsafe extern "C" fn dlsym(handle: *mut c_void, symbol: *const c_char
         "jne 2f",
         "cmp byte ptr [rsi + 1], 0x75", // 'u'
         "jne 2f",
+        "mov rdx, qword ptr [rsp]", // the caller
         "push rdi",
         "push rsi",
         "sub rsp, 8",

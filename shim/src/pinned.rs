@@ -8,7 +8,7 @@
 use crate::cuda::{Status, host_alloc};
 use crate::driver;
 use crate::gpu_fence::{self, StreamFence};
-use crate::handlers::capture::Section;
+use crate::handlers::capture::{RelaxedThread, Section};
 use crate::mode;
 use crate::segment;
 use aishim_abi::statistics::Statistic;
@@ -185,6 +185,7 @@ fn grow_once(home: &'static Home) -> bool {
     let Some(_section) = Section::enter() else {
         return false;
     };
+    let _relaxed = RelaxedThread::begin();
     let outcome = home.pool.grow();
     publish(&home.pool);
     matches!(outcome, Ok(GrowOutcome::Grown(_)))

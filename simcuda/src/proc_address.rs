@@ -6,7 +6,6 @@
 
 use crate::api::*;
 use std::ffi::{CStr, c_void};
-use std::sync::OnceLock;
 
 /// CU_GET_PROC_ADDRESS_SUCCESS and the two ways to miss.
 pub(crate) const SUCCESS: u32 = 0;
@@ -61,8 +60,7 @@ macro_rules! table {
 
 /// The version the driver says it has: 13000, or what `SIMCUDA_DRIVER_VERSION` says. Newer names are then not found.
 pub(crate) fn driver_version() -> i32 {
-    static VERSION: OnceLock<i32> = OnceLock::new();
-    *VERSION.get_or_init(|| crate::settings::Settings::from_environment().driver_version)
+    crate::settings::Settings::of_this_process().driver_version
 }
 
 /// The function that `name` means.

@@ -1,5 +1,6 @@
 //! What a simulated GPU costs and how large it is: read once, from `SIMCUDA_*` variables (README.md lists them all).
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Time as a function of size: points of (bytes, nanoseconds), straight lines between them and beyond the last.
@@ -124,8 +125,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Reads the environment. A value that cannot be read is named on stderr, once, and its default used.
-    pub(crate) fn from_environment() -> Self {
+    /// The settings, read from the environment at the first call. A value that cannot be read is named on stderr, once,
+    /// and its default used.
+    pub(crate) fn of_this_process() -> &'static Self {
+        static SETTINGS: OnceLock<Settings> = OnceLock::new();
+        SETTINGS.get_or_init(Self::from_environment)
+    }
+
+    fn from_environment() -> Self {
         Self {
             costs: costs(),
             driver_version: number("SIMCUDA_DRIVER_VERSION", 13_000),
@@ -137,75 +144,50 @@ impl Settings {
     }
 }
 
+type Points = [(u64, u64); 5];
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// Measured points for five sizes, in nanoseconds.
+const fn at_sizes(smallest: u64, times_ns: [u64; 5]) -> Points {
+    let [first, k64, m1, m16, m256] = times_ns;
+    [
+        (smallest, first),
+        (64 * KIB, k64),
+        (MIB, m1),
+        (16 * MIB, m16),
+        (256 * MIB, m256),
+    ]
+}
+
+/// An H200 on PCIe 5, driver 580.
+const H2D_PINNED: Points = at_sizes(0, [8_000, 9_900, 26_900, 311_000, 4_845_000]);
+const D2H_PINNED: Points = at_sizes(0, [8_000, 9_900, 26_900, 303_000, 4_854_000]);
+const H2D_PAGEABLE: Points = at_sizes(0, [8_000, 23_400, 83_200, 1_290_000, 34_400_000]);
+const D2H_PAGEABLE: Points = at_sizes(0, [8_000, 23_400, 95_000, 1_340_000, 21_500_000]);
+const HOST_ALLOC: Points = at_sizes(4 * KIB, [508_000, 767_000, 647_000, 4_200_000, 96_000_000]);
+const HOST_FREE: Points = at_sizes(4 * KIB, [224_000, 295_000, 262_000, 1_500_000, 24_000_000]);
+const DEVICE_MEMORY: [(u64, u64); 2] = [(0, 0), (1024 * MIB, 358_000)];
+
 fn costs() -> Costs {
     let enabled = match std::env::var("SIMCUDA_COSTS").as_deref() {
         Ok("none") => false,
         Ok("h200") | Err(_) => true,
         Ok(_) => complain("SIMCUDA_COSTS", true),
     };
-    const KIB: u64 = 1 << 10;
-    const MIB: u64 = 1 << 20;
     Costs {
         enabled,
         kernel_ns: number("SIMCUDA_KERNEL_NS", 2_000),
         event_ns: number("SIMCUDA_EVENT_NS", 1_000),
         slice_ns: number::<u64>("SIMCUDA_SLICE_US", 2_000).max(10) * 1_000,
         switch_ns: number::<u64>("SIMCUDA_SWITCH_US", 200) * 1_000,
-        h2d_pinned: curve(
-            "SIMCUDA_H2D_GBPS",
-            &[
-                (0, 8_000),
-                (64 * KIB, 9_900),
-                (MIB, 26_900),
-                (16 * MIB, 311_000),
-                (256 * MIB, 4_845_000),
-            ],
-        ),
-        d2h_pinned: curve(
-            "SIMCUDA_D2H_GBPS",
-            &[
-                (0, 8_000),
-                (64 * KIB, 9_900),
-                (MIB, 26_900),
-                (16 * MIB, 303_000),
-                (256 * MIB, 4_854_000),
-            ],
-        ),
-        h2d_pageable: curve(
-            "SIMCUDA_PAGEABLE_GBPS",
-            &[
-                (0, 8_000),
-                (64 * KIB, 23_400),
-                (MIB, 83_200),
-                (16 * MIB, 1_290_000),
-                (256 * MIB, 34_400_000),
-            ],
-        ),
-        d2h_pageable: curve(
-            "SIMCUDA_PAGEABLE_GBPS",
-            &[
-                (0, 8_000),
-                (64 * KIB, 23_400),
-                (MIB, 95_000),
-                (16 * MIB, 1_340_000),
-                (256 * MIB, 21_500_000),
-            ],
-        ),
-        device_memory: curve("SIMCUDA_DEVICE_GBPS", &[(0, 0), (1024 * MIB, 358_000)]),
-        host_alloc: Curve::new(&[
-            (4 * KIB, 508_000),
-            (64 * KIB, 767_000),
-            (MIB, 647_000),
-            (16 * MIB, 4_200_000),
-            (256 * MIB, 96_000_000),
-        ]),
-        host_free: Curve::new(&[
-            (4 * KIB, 224_000),
-            (64 * KIB, 295_000),
-            (MIB, 262_000),
-            (16 * MIB, 1_500_000),
-            (256 * MIB, 24_000_000),
-        ]),
+        h2d_pinned: curve("SIMCUDA_H2D_GBPS", &H2D_PINNED),
+        d2h_pinned: curve("SIMCUDA_D2H_GBPS", &D2H_PINNED),
+        h2d_pageable: curve("SIMCUDA_PAGEABLE_GBPS", &H2D_PAGEABLE),
+        d2h_pageable: curve("SIMCUDA_PAGEABLE_GBPS", &D2H_PAGEABLE),
+        device_memory: curve("SIMCUDA_DEVICE_GBPS", &DEVICE_MEMORY),
+        host_alloc: Curve::new(&HOST_ALLOC),
+        host_free: Curve::new(&HOST_FREE),
         device_alloc_ns: number("SIMCUDA_DEVICE_ALLOC_NS", 30_000),
         speed: number::<f64>("SIMCUDA_SPEED", 1.0).max(1e-3),
     }

@@ -25,14 +25,11 @@ static OPEN: Mutex<usize> = Mutex::new(0);
 /// Threads of ours in a section.
 static IN_SECTION: AtomicU32 = AtomicU32::new(0);
 
-/// A capture waits at most this long for a section: one may be stuck in a driver call that blocks. The section has
-/// exchanged its thread's capture mode for RELAXED, so all but captures that it meets on the very stream stay whole.
+/// A capture waits at most this long for a section: one may be stuck in a driver call that blocks.
 const PATIENCE_SPINS: usize = 200_000;
 
 /// A stretch of code in which driver calls of ours are safe from captures and captures safe from them.
-pub(crate) struct Section {
-    thread_mode: u32,
-}
+pub(crate) struct Section(());
 
 impl Section {
     /// Enters, unless a capture is open or the driver is out of bounds for another reason.
@@ -45,11 +42,32 @@ impl Section {
             IN_SECTION.fetch_sub(1, SeqCst);
             return None;
         }
-        let mut section = Self {
+        Some(Self(()))
+    }
+}
+
+impl Drop for Section {
+    fn drop(&mut self) {
+        IN_SECTION.fetch_sub(1, SeqCst);
+    }
+}
+
+/// The capture mode RELAXED for the calling thread while it lives, for driver calls of ours that take longer than a
+/// capture waits: they may then still be under way when one begins, and must not end it (CUDA Driver API,
+/// cuThreadExchangeStreamCaptureMode).
+pub(crate) struct RelaxedThread {
+    thread_mode: u32,
+}
+
+impl RelaxedThread {
+    pub(crate) fn begin() -> Self {
+        /// `CU_STREAM_CAPTURE_MODE_RELAXED`.
+        const RELAXED: u32 = 2;
+        let mut relaxed = Self {
             thread_mode: RELAXED,
         };
-        section.exchange();
-        Some(section)
+        relaxed.exchange();
+        relaxed
     }
 
     fn exchange(&mut self) {
@@ -58,13 +76,9 @@ impl Section {
     }
 }
 
-/// `CU_STREAM_CAPTURE_MODE_RELAXED`.
-const RELAXED: u32 = 2;
-
-impl Drop for Section {
+impl Drop for RelaxedThread {
     fn drop(&mut self) {
         self.exchange();
-        IN_SECTION.fetch_sub(1, SeqCst);
     }
 }
 

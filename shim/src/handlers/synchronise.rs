@@ -71,7 +71,11 @@ fn waited() {
     let thread = thread::current();
     if !thread.is_null() {
         // SAFETY: the calling thread's own, and no other reference to it is held.
-        unsafe { (*thread).sampler.collect() };
+        let thread = unsafe { &mut *thread };
+        let to_sample = thread
+            .kernels_to_sample
+            .wrapping_add(thread.graphs_to_sample);
+        thread.sampler.synchronised(to_sample);
     }
     pinned::tend();
 }

@@ -24,7 +24,7 @@ static USERS: AtomicU32 = AtomicU32::new(0);
 
 fn gpu() -> &'static SharedGpu {
     static GPU: OnceLock<SharedGpu> = OnceLock::new();
-    GPU.get_or_init(|| SharedGpu::open(Settings::from_environment().memory_bytes))
+    GPU.get_or_init(|| SharedGpu::open(Settings::of_this_process().memory_bytes))
 }
 
 type Nvml<T = ()> = Result<T, Code>;

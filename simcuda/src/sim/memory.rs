@@ -44,6 +44,18 @@ pub(crate) struct DeviceBlock {
     pub(crate) sync_memops: bool,
 }
 
+impl DeviceBlock {
+    pub(crate) fn new(bytes: usize, context: usize, kind: BlockKind, buffer_id: u64) -> Self {
+        Self {
+            bytes,
+            context,
+            kind,
+            buffer_id,
+            sync_memops: false,
+        }
+    }
+}
+
 /// What an address is to a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Side {
@@ -109,16 +121,8 @@ impl Memory {
         };
         let address = self.take_addresses(rounded(bytes), alignment)?;
         let buffer_id = self.buffer_id();
-        self.device.insert(
-            address,
-            DeviceBlock {
-                bytes,
-                context,
-                kind,
-                buffer_id,
-                sync_memops: false,
-            },
-        );
+        self.device
+            .insert(address, DeviceBlock::new(bytes, context, kind, buffer_id));
         Ok(address)
     }
 

@@ -48,7 +48,7 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// All there is, from cuInit on.
 pub(crate) struct Process {
-    pub(crate) settings: Settings,
+    pub(crate) settings: &'static Settings,
     pub(crate) gpu: SharedGpu,
     sim: Mutex<Sim>,
     slot: Mutex<Option<SlotIndex>>,
@@ -97,7 +97,7 @@ impl Process {
         PROCESS.get_or_init(|| {
             // SAFETY: the handler only stores to an atomic.
             unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
-            let settings = Settings::from_environment();
+            let settings = Settings::of_this_process();
             let gpu = SharedGpu::open(settings.memory_bytes);
             Self {
                 settings,

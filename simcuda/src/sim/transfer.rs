@@ -7,6 +7,7 @@ use super::stream::StreamId;
 use super::work::{Copy, Direction, Fill, Place, Work};
 use super::{Process, Sim};
 use crate::status::{R, Status};
+use parking_lot::MutexGuard;
 
 /// So much of a pageable source an asynchronous copy reads at once, whatever the stream still has to do, in bytes.
 /// Measured on a real driver (580.159): the rest is read once the stream gets there, and the call waits for that.
@@ -131,15 +132,10 @@ impl Process {
             _ => copy.pageable && !(to_device && copy.bytes() <= READ_AT_ONCE),
         };
         if to_device && !synchronous && !capturing {
-            let first = copy.split_off(READ_AT_ONCE);
-            if first.bytes() > 0 {
-                // SAFETY: the program promises that the source of the copy it calls for is readable.
-                let staged = unsafe { first.staged() };
-                self.submit(&mut sim, id, Work::Copy(staged))?;
-            }
-            if copy.bytes() == 0 {
-                return Ok(());
-            }
+            self.send_first_part(&mut sim, id, &mut copy)?;
+        }
+        if copy.bytes() == 0 {
+            return Ok(());
         }
         let ticket = self.submit(&mut sim, id, Work::Copy(copy))?;
         if let Some(ticket) = ticket.filter(|_| waits) {
@@ -148,6 +144,17 @@ impl Process {
             sim.healthy(context)?;
         }
         Ok(())
+    }
+
+    /// Reads what is read at once of a pageable source and issues that part; the rest stays in `copy`.
+    fn send_first_part(&self, sim: &mut MutexGuard<'_, Sim>, id: StreamId, copy: &mut Copy) -> R {
+        let first = copy.split_off(READ_AT_ONCE);
+        if first.bytes() == 0 {
+            return Ok(());
+        }
+        // SAFETY: the program promises that the source of the copy it calls for is readable.
+        let staged = unsafe { first.staged() };
+        self.submit(sim, id, Work::Copy(staged)).map(drop)
     }
 
     /// Carries out a fill call on a stream.
@@ -176,7 +183,7 @@ impl Process {
     /// Issues work, waiting first while the stream's queue is full, as the driver's launches do.
     pub(crate) fn submit(
         &self,
-        sim: &mut parking_lot::MutexGuard<'_, Sim>,
+        sim: &mut MutexGuard<'_, Sim>,
         id: StreamId,
         work: Work,
     ) -> R<Option<super::Ticket>> {

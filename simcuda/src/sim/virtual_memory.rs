@@ -17,6 +17,25 @@ pub(crate) struct Chunk {
     released: bool,
 }
 
+impl Chunk {
+    /// Maps the chunk a second time, at reserved addresses of the arena where no block lies.
+    fn alias(&self, address: usize) -> R {
+        let (own, there) = (
+            self.address as *mut libc::c_void,
+            address as *mut libc::c_void,
+        );
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: mremap(2) with an old size of 0 makes a second mapping of a shared one; what it replaces is a part of
+        // our own arena that the caller found reserved and free.
+        let mapped = unsafe { libc::mremap(own, 0, self.bytes, flags, there) };
+        if mapped == libc::MAP_FAILED {
+            Err(Status::CUDA_ERROR_OUT_OF_MEMORY)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 impl Sim {
     /// cuMemAddressReserve.
     pub(crate) fn reserve_addresses(&mut self, bytes: usize, alignment: usize) -> R<usize> {
@@ -123,57 +142,21 @@ impl Sim {
         offset: usize,
         handle: usize,
     ) -> R {
-        let inside = self.memory.is_reserved(address, bytes);
-        let free = self
-            .memory
-            .device
-            .range(..address.saturating_add(bytes))
-            .next_back();
-        let taken = free.is_some_and(|(start, block)| start + block.bytes > address);
-        let chunk = self
-            .memory
-            .chunks
-            .get_mut(handle)
-            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
-        if offset != 0
-            || bytes != chunk.bytes
-            || !inside
-            || taken
-            || !address.is_multiple_of(GRANULARITY)
-        {
-            return Err(Status::CUDA_ERROR_INVALID_VALUE);
-        }
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        // SAFETY: mremap(2) with an old size of 0 makes a second mapping of a shared one; it replaces a part of our own
-        // arena that is reserved and in which no block lies.
-        let mapped = unsafe {
-            libc::mremap(
-                chunk.address as *mut libc::c_void,
-                0,
-                bytes,
-                flags,
-                address as *mut libc::c_void,
-            )
-        };
-        if mapped == libc::MAP_FAILED {
-            return Err(Status::CUDA_ERROR_OUT_OF_MEMORY);
-        }
+        let blocks = &self.memory.device;
+        let before = blocks.range(..address.saturating_add(bytes)).next_back();
+        let free = before.is_none_or(|(start, block)| start + block.bytes <= address);
+        let inside = self.memory.is_reserved(address, bytes) && address.is_multiple_of(GRANULARITY);
+        let chunk = self.memory.chunks.get_mut(handle);
+        let chunk = chunk.filter(|chunk| inside && free && offset == 0 && bytes == chunk.bytes);
+        let chunk = chunk.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        chunk.alias(address)?;
         chunk.users += 1;
-        let buffer_id = self.memory.buffer_id();
         let kind = BlockKind::Mapped {
             chunk: handle,
             accessible: false,
         };
-        self.memory.device.insert(
-            address,
-            DeviceBlock {
-                bytes,
-                context: 0,
-                kind,
-                buffer_id,
-                sync_memops: false,
-            },
-        );
+        let block = DeviceBlock::new(bytes, 0, kind, self.memory.buffer_id());
+        self.memory.device.insert(address, block);
         Ok(())
     }
 

@@ -159,6 +159,14 @@ impl Copy {
         }
     }
 
+    fn engine(&self) -> Engine {
+        match self.direction {
+            Direction::HostToDevice => Engine::CopyToDevice,
+            Direction::DeviceToDevice => Engine::Compute,
+            Direction::DeviceToHost | Direction::HostToHost => Engine::CopyFromDevice,
+        }
+    }
+
     fn cost_ns(&self, costs: &Costs) -> u64 {
         let bytes = self.bytes() as u64;
         let curve = match (self.direction, self.pageable) {
@@ -275,12 +283,7 @@ pub(crate) fn perform(work: &Work, ready_ns: u64, process: &super::Process) -> u
         }
         Work::Copy(copy) => {
             copy.perform();
-            let engine = match copy.direction {
-                Direction::HostToDevice => Engine::CopyToDevice,
-                Direction::DeviceToDevice => Engine::Compute,
-                Direction::DeviceToHost | Direction::HostToHost => Engine::CopyFromDevice,
-            };
-            (engine, costs.take(copy.cost_ns(costs)))
+            (copy.engine(), costs.take(copy.cost_ns(costs)))
         }
         Work::Graph(graph) => return graph.perform(ready_ns, process),
         Work::Host(call) => {

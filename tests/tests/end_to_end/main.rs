@@ -6,4 +6,5 @@
 mod endings;
 mod forks;
 mod launches;
+mod lookups;
 mod quiet;
