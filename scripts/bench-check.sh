@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Counts the instructions that the library adds to one launch, with callgrind, and compares them with the committed baseline.
+# Counts with callgrind the instructions that the library adds to one launch, and compares them with the baseline.
 #
 #   scripts/bench-check.sh [--update]     --update writes the baseline anew, after a change that was meant
 #

@@ -35,8 +35,8 @@ build() {
     export RUSTFLAGS="--remap-path-prefix=$PWD=aishim --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
     cargo zigbuild ${CARGO_FLAGS---locked} --release --target "$triple.$glibc" --package aictl
 
-    # zig links its own unwinder into a library. glibc cancels a thread with libgcc's, which hands each frame's handler its
-    # own context; when that handler asks a different unwinder about it, the program crashes. So the library uses libgcc's.
+    # zig links its own unwinder into a library. glibc cancels a thread with libgcc's, which hands each frame's handler
+    # its own context; where that handler asks another unwinder about it, the program crashes. So we use libgcc's too.
     local libgcc
     libgcc=$(cc -print-file-name=libgcc_s.so.1)
     cargo-zigbuild rustc ${CARGO_FLAGS---locked} --release --target "$triple.$glibc" --package aishim --lib -- \

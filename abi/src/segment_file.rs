@@ -97,7 +97,8 @@ fn fill(file: &OwnedFd, words: &[u64]) -> io::Result<()> {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)?;
     // In full, before it is mapped: a tmpfs that fills up later must not become a SIGBUS in the program.
     let all = rustix::fs::FallocateFlags::empty();
-    rustix::fs::fallocate(file, all, 0, SEGMENT_BYTES as u64)?;
+    // Interrupted by a signal, as fallocate(2) may be, it is simply begun again.
+    rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, all, 0, SEGMENT_BYTES as u64))?;
     write_pages_in_use(file, words)
 }
 

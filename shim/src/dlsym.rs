@@ -59,24 +59,32 @@ pub(crate) extern "C" fn decide(
     if handle == libc::RTLD_NEXT {
         return decide_next(hook, caller);
     }
-    let found = real(handle, symbol);
+    let scope = if handle == libc::RTLD_DEFAULT {
+        global_scope()
+    } else {
+        handle
+    };
+    let found = real(scope, symbol);
     if found.is_null() {
         return PASS;
     }
     if found.cast_const() != crate::exports::of(hook) {
-        return answer(handle, hook, found);
+        return answer(scope, hook, found);
     }
     // Our own export came first; what counts is whether there is a driver behind it.
-    let (scope, behind) = behind_us(hook, caller);
+    let (behind_scope, behind) = behind_us(hook, caller);
     if behind.is_null() {
+        // As below, the other way round: the last lookup has to be one that fails.
+        real(libc::RTLD_NEXT, symbol);
         return NOTHING;
     }
     if config::is_off() {
         return behind;
     }
-    driver::learn(scope, hook, behind);
+    driver::learn(behind_scope, hook, behind);
+    let _ = driver::ours_for(behind);
     // Once more, so that the last lookup is one that succeeds: a failed one would have left an error for dlerror(3).
-    real(handle, symbol)
+    real(scope, symbol)
 }
 
 /// What the driver gave, or ours for it.
@@ -103,10 +111,10 @@ fn decide_next(hook: Hook, caller: *const c_void) -> *mut c_void {
     if !real(libc::RTLD_NEXT, symbol).is_null() {
         return PASS;
     }
-    let first = real(libc::RTLD_DEFAULT, symbol);
+    let first = real(global_scope(), symbol);
     let is_ours = first.cast_const() == crate::exports::of(hook);
     if is_ours || driver::same_library(first, caller) {
-        // As above, the other way round: the last lookup has to be one that fails.
+        // As in `decide`.
         real(libc::RTLD_NEXT, symbol);
         return NOTHING;
     }
@@ -120,8 +128,21 @@ fn behind_us(hook: Hook, caller: *const c_void) -> (*mut c_void, *mut c_void) {
     if !found.is_null() {
         return (libc::RTLD_NEXT, found);
     }
-    match driver::library_of(caller) {
-        Some(library) => (library, real(library, symbol)),
-        None => (libc::RTLD_NEXT, found),
+    let library = driver::library_of(caller).unwrap_or(libc::RTLD_NEXT);
+    let found = real(library, symbol);
+    let is_ours = found.cast_const() == crate::exports::of(hook);
+    (library, if is_ours { std::ptr::null_mut() } else { found })
+}
+
+/// The handle of what RTLD_DEFAULT means to everybody but us: linked with -Bsymbolic, we would find ourselves first.
+fn global_scope() -> *mut c_void {
+    static SCOPE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+    let known = SCOPE.load(Relaxed);
+    if !known.is_null() {
+        return known;
     }
+    // SAFETY: dlopen(3) of the program itself, which is never unloaded.
+    let scope = unsafe { libc::dlopen(std::ptr::null(), libc::RTLD_LAZY) };
+    SCOPE.store(scope, Relaxed);
+    scope
 }

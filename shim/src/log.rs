@@ -61,8 +61,41 @@ fn write_line(message: fmt::Arguments<'_>) {
     let _ = write!(line, "aishim: {message}");
     line.len = line.len.min(LINE_BYTES - 1);
     line.bytes[line.len] = b'\n';
-    // SAFETY: write(2) of a buffer of our own; whatever it returns, there is nothing to be done about it.
-    unsafe { libc::write(2, line.bytes.as_ptr().cast(), line.len + 1) };
+    write_harmlessly(&line.bytes[..=line.len]);
+}
+
+/// Writes to stderr unless that would block, as a full pipe does, and without the signal that a broken pipe or a limit
+/// on file sizes sends to the writer (pipe(7), setrlimit(2)): the program that it would end has written nothing.
+fn write_harmlessly(line: &[u8]) {
+    let mut stderr = libc::pollfd {
+        fd: 2,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: poll(2) of one descriptor, which need not be open.
+    let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
+    if ready != 1 || stderr.revents != libc::POLLOUT {
+        return;
+    }
+    let mut signals = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the signal set functions fill the sets they are given, and pthread_sigmask(3) the old one; write(2) is of
+    // a slice. A signal that the write has sent is this thread's and blocked, so sigtimedwait(2) takes it away.
+    unsafe {
+        libc::sigemptyset(signals.as_mut_ptr());
+        libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
+        libc::sigaddset(signals.as_mut_ptr(), libc::SIGXFSZ);
+        libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), before.as_mut_ptr());
+        if libc::write(2, line.as_ptr().cast(), line.len()) < 0 {
+            let at_once = std::mem::zeroed::<libc::timespec>();
+            libc::sigtimedwait(
+                signals.as_ptr(),
+                std::ptr::null_mut(),
+                std::ptr::from_ref(&at_once),
+            );
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
+    }
 }
 
 fn stderr_identity() -> u64 {

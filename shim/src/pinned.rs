@@ -188,6 +188,12 @@ fn grow_once(home: &'static Home) -> bool {
     let _relaxed = RelaxedThread::begin();
     let outcome = home.pool.grow();
     publish(&home.pool);
+    if let Err(code) = outcome {
+        let mib = home.pool.stats().reserved_bytes >> 20;
+        crate::log::once(format_args!(
+            "the driver gives no more page-locked memory than {mib} MiB for the pool (error {code}); AISHIM_POOL_MIB={mib} asks for no more"
+        ));
+    }
     matches!(outcome, Ok(GrowOutcome::Grown(_)))
 }
 

@@ -32,10 +32,14 @@ static int result_of(pid_t child)
 /* For the test, which reads it from a file and not from stdout. */
 static void tell_pid(const char *file, pid_t pid)
 {
-    FILE *to = fopen(file, "w");
+    char unfinished[4096];
+    FILE *to;
 
+    snprintf(unfinished, sizeof unfinished, "%s.new", file);
+    to = fopen(unfinished, "w");
     fprintf(to, "%d", (int)pid);
     fclose(to);
+    rename(unfinished, file);
 }
 
 /* Both sides of a fork before any context. */
@@ -85,10 +89,12 @@ static void orphan(char **argv)
     child = fork();
     if (child == 0) {
         (void)launch_spin(0, NULL);
+        tell_pid(argv[2], getpid());
         sleep(60);
         _exit(0);
     }
-    tell_pid(argv[2], child);
+    while (access(argv[2], F_OK) != 0)
+        usleep(1000);
     _exit(0);
 }
 

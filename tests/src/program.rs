@@ -51,6 +51,14 @@ impl Program {
         self
     }
 
+    /// The same, linked to the fake driver of `fakecuda.c`; it runs with [`fakecuda`] as its library path.
+    #[must_use]
+    pub fn on_fakecuda(self) -> Self {
+        self.via(Via::Itself)
+            .flag(format!("-L{}", fakecuda().display()))
+            .flag("-l:libcuda.so.1")
+    }
+
     /// A shared library instead of a program, with that soname.
     #[must_use]
     pub fn shared(self, soname: &str) -> Self {
@@ -107,6 +115,13 @@ impl Program {
         cc.args(&self.flags).arg("-ldl");
         cc
     }
+}
+
+/// The folder that holds the fake driver of `fakecuda.c` as `libcuda.so.1`.
+#[must_use]
+pub fn fakecuda() -> PathBuf {
+    let library = Program::new("fakecuda").shared("libcuda.so.1").build_as("libcuda.so.1");
+    library.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 /// Compiles into a folder beside the test's own executable, the same one every time.

@@ -177,6 +177,23 @@ fn read(path: &Path) -> Segment {
     Segment { path, entry, copy }
 }
 
+/// Waits for a child's end; one that does not end in time is killed.
+///
+/// # Panics
+/// Where it is no child that can be waited for.
+pub fn end_of(child: &mut Child) -> Option<ExitStatus> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().expect("a child to wait for") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
 /// A program at work.
 pub struct Running {
     /// Its process.
@@ -191,17 +208,8 @@ impl Running {
     /// Where it does not end in time; it is then killed.
     #[must_use]
     pub fn wait(mut self) -> Outcome {
-        let begun = Instant::now();
-        let status = loop {
-            match self.child.try_wait().expect("a child to wait for") {
-                Some(status) => break status,
-                None if begun.elapsed() > PATIENCE => {
-                    let _ = self.child.kill();
-                    let _ = self.child.wait();
-                    panic!("it hangs; so far: {}{}", self.said("stdout"), self.said("stderr"));
-                }
-                None => std::thread::sleep(Duration::from_millis(2)),
-            }
+        let Some(status) = end_of(&mut self.child) else {
+            panic!("it hangs; so far: {}{}", self.said("stdout"), self.said("stderr"));
         };
         Outcome {
             pid: self.child.id(),

@@ -14,8 +14,9 @@ use crate::segment::{self, segment};
 use aishim_abi::statistics::Statistic;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Pairs a thread may have on the GPU at once.
-const PAIRS: usize = 8;
+/// Pairs a thread may have on the GPU at once. A program may run a thousand launches ahead of it; were the pairs too
+/// few, samples would gather where they come free, at certain places of the program.
+const PAIRS: usize = 64;
 
 /// One part in this many of a launching thread's time goes to sampling.
 const HOST_SHARE: u64 = 250;

@@ -1,22 +1,12 @@
 //! Calls that never return, and processes that end with work in flight.
 
 use aishim_abi::statistics::Statistic;
-use aishim_tests::{Program, Sandbox, Via};
-use std::path::{Path, PathBuf};
-
-/// The folder of the fake driver.
-fn fakecuda() -> PathBuf {
-    let library = Program::new("fakecuda").shared("libcuda.so.1").build_as("libcuda.so.1");
-    library.parent().map(Path::to_path_buf).expect("a folder")
-}
+use aishim_tests::program::fakecuda;
+use aishim_tests::{Program, Sandbox};
 
 fn calls_cut_short(way: &str) {
     let folder = fakecuda();
-    let program = Program::new("cut_short")
-        .via(Via::Itself)
-        .flag(format!("-L{}", folder.display()))
-        .flag("-l:libcuda.so.1")
-        .build();
+    let program = Program::new("cut_short").on_fakecuda().build();
     let sandbox = Sandbox::new();
     let native = sandbox.run(sandbox.native(&program).arg(way).env("LD_LIBRARY_PATH", &folder));
     native.assert_success();

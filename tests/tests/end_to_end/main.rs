@@ -3,8 +3,13 @@
 //! A scenario is a C program in `programs/` and a test here, one file a topic. Each test expects of its program the
 //! right result, the right exit code, and no word from the library unless it is a test of the library's words.
 
+mod allocators;
+mod descriptors;
 mod endings;
 mod forks;
 mod launches;
 mod lookups;
+mod pinned;
 mod quiet;
+mod settings;
+mod signals;
