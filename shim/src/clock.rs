@@ -68,10 +68,7 @@ pub(crate) fn unix_ns() -> u64 {
 }
 
 fn read_clock(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: clock_gettime(2) fills the structure.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -98,9 +95,6 @@ mod tests {
         let (start, start_ns) = (now(), monotonic_ns());
         std::thread::sleep(std::time::Duration::from_millis(20));
         let (ours, theirs) = (ns(now() - start), monotonic_ns() - start_ns);
-        assert!(
-            ours.abs_diff(theirs) < theirs / 20,
-            "{ours} ns by ticks, {theirs} ns by the clock"
-        );
+        assert!(ours.abs_diff(theirs) < theirs / 20, "{ours} ns by ticks, {theirs} ns by the clock");
     }
 }

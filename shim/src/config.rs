@@ -70,15 +70,11 @@ fn complain() {
     for (name, value) in std::env::vars_os() {
         let shown = name.to_string_lossy();
         if variables::is_unknown(&name) {
-            log::once(format_args!(
-                "{shown} is no variable of aishim and is ignored; `aictl doctor` lists them"
-            ));
+            log::once(format_args!("{shown} is no variable of aishim and is ignored; `aictl doctor` lists them"));
         } else if let Some(variable) = Variable::named(&name).filter(|v| !v.accepts(&value)) {
             let value = value.to_string_lossy();
             let (values, default) = (variable.values, variable.default);
-            log::once(format_args!(
-                "{shown}={value} is not {values}; the default is used, {default}"
-            ));
+            log::once(format_args!("{shown}={value} is not {values}; the default is used, {default}"));
         }
     }
 }

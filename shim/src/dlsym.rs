@@ -46,11 +46,7 @@ const NOTHING: *mut c_void = std::ptr::without_provenance_mut(1);
 const PASS: *mut c_void = std::ptr::null_mut();
 
 /// Says how to answer `caller`'s lookup of `symbol`, which begins with `cu`.
-pub(crate) extern "C" fn decide(
-    handle: *mut c_void,
-    symbol: *const c_char,
-    caller: *const c_void,
-) -> *mut c_void {
+pub(crate) extern "C" fn decide(handle: *mut c_void, symbol: *const c_char, caller: *const c_void) -> *mut c_void {
     // SAFETY: the program passed it to dlsym(3), so it is a zero-terminated string.
     let name = unsafe { CStr::from_ptr(symbol) };
     let Some(hook) = Hook::by_symbol(name) else {
@@ -59,11 +55,7 @@ pub(crate) extern "C" fn decide(
     if handle == libc::RTLD_NEXT {
         return decide_next(hook, caller);
     }
-    let scope = if handle == libc::RTLD_DEFAULT {
-        global_scope()
-    } else {
-        handle
-    };
+    let scope = if handle == libc::RTLD_DEFAULT { global_scope() } else { handle };
     let found = real(scope, symbol);
     if found.is_null() {
         return PASS;

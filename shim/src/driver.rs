@@ -49,11 +49,8 @@ pub(crate) fn learn(scope: *mut c_void, hook: Hook, found: *mut c_void) {
     // The driver that the program is linked to is the one its calls reach through our exports, whatever other copy it
     // looks up first.
     let linked = dlsym::real(libc::RTLD_NEXT, hook.symbol().as_ptr());
-    let (scope, found) = if !linked.is_null() && is_driver(linked) {
-        (libc::RTLD_NEXT, linked)
-    } else {
-        (scope, found)
-    };
+    let (scope, found) =
+        if !linked.is_null() && is_driver(linked) { (libc::RTLD_NEXT, linked) } else { (scope, found) };
     if let Some(base) = base_of(found) {
         learn_from(scope, base, is_known);
     }
@@ -154,12 +151,7 @@ pub(crate) fn library_of(function: *const c_void) -> Option<*mut c_void> {
 }
 
 unsafe extern "C" {
-    fn dladdr1(
-        address: *const c_void,
-        info: *mut libc::Dl_info,
-        extra: *mut *mut c_void,
-        flags: c_int,
-    ) -> c_int;
+    fn dladdr1(address: *const c_void, info: *mut libc::Dl_info, extra: *mut *mut c_void, flags: c_int) -> c_int;
 }
 
 macro_rules! own_calls {
@@ -234,11 +226,7 @@ own_calls! {
 /// The context current on the calling thread; null when there is none.
 pub(crate) fn context() -> usize {
     let mut context = std::ptr::null_mut();
-    if current_context(&raw mut context).is_ok() {
-        address(context)
-    } else {
-        0
-    }
+    if current_context(&raw mut context).is_ok() { address(context) } else { 0 }
 }
 
 /// The name a program passed to a lookup; null where the pointer is.

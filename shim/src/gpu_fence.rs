@@ -37,12 +37,7 @@ struct Fences {
     spare: Vec<Signal>,
 }
 
-static FENCES: Mutex<Fences> = Mutex::new(Fences {
-    next: 1,
-    open: Vec::new(),
-    left: Vec::new(),
-    spare: Vec::new(),
-});
+static FENCES: Mutex<Fences> = Mutex::new(Fences { next: 1, open: Vec::new(), left: Vec::new(), spare: Vec::new() });
 
 /// Marks that nobody asks about any more are dropped beyond this many.
 const OPEN_MAX: usize = 8;
@@ -72,10 +67,7 @@ impl Fences {
         self.left.retain(|s| !is_done(s));
         let mut signals = self.left.clone();
         let legacy = streams::find(STREAM_LEGACY).is_some() || streams::per_thread_used();
-        let defaults = context::all()
-            .into_iter()
-            .filter(|_| legacy)
-            .map(|c| (STREAM_LEGACY, c));
+        let defaults = context::all().into_iter().filter(|_| legacy).map(|c| (STREAM_LEGACY, c));
         let all: Vec<(usize, usize)> = streams::created_streams().chain(defaults).collect();
         for (stream, context) in all {
             signals.push(Arc::new(self.signal(stream, context)?));
@@ -97,8 +89,7 @@ impl Fences {
             return None;
         }
         let signal = self.event(context).filter(|signal| {
-            let recorded =
-                driver::event_record(signal.event as sys::CUevent, stream as sys::CUstream);
+            let recorded = driver::event_record(signal.event as sys::CUevent, stream as sys::CUstream);
             recorded.is_ok()
         });
         if entered {
@@ -114,10 +105,7 @@ impl Fences {
         }
         let mut event = std::ptr::null_mut();
         let made = driver::event_create(&raw mut event, DISABLE_TIMING);
-        made.is_ok().then_some(Signal {
-            event: event as usize,
-            context,
-        })
+        made.is_ok().then_some(Signal { event: event as usize, context })
     }
 
     fn passed(&mut self, mark: Mark) -> bool {
@@ -125,9 +113,7 @@ impl Fences {
             // Abandoned, so never known to have passed.
             return false;
         };
-        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open[at].1)
-            .into_iter()
-            .partition(is_done);
+        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open[at].1).into_iter().partition(is_done);
         self.recycle(done);
         let passed = waiting.is_empty();
         self.open[at].1 = waiting;
@@ -139,8 +125,7 @@ impl Fences {
 
     /// Keeps the events that nothing else waits for.
     fn recycle(&mut self, signals: Vec<Arc<Signal>>) {
-        self.spare
-            .extend(signals.into_iter().filter_map(Arc::into_inner));
+        self.spare.extend(signals.into_iter().filter_map(Arc::into_inner));
     }
 }
 

@@ -71,9 +71,7 @@ impl Hook {
 
     /// Whether `name`, as a program looks it up (without version or stream suffix), belongs to a hook.
     pub(crate) fn is_hooked_name(name: &[u8]) -> bool {
-        Self::ALL
-            .iter()
-            .any(|h| base(h.symbol().to_bytes()) == base(name))
+        Self::ALL.iter().any(|h| base(h.symbol().to_bytes()) == base(name))
     }
 }
 

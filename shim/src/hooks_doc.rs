@@ -31,8 +31,5 @@ fn hooks_doc_equals_the_table() {
         return;
     }
     let committed = std::fs::read_to_string(PATH).unwrap_or_default();
-    assert!(
-        committed == page,
-        "docs/hooks.md is not what the table says: run `make docs`"
-    );
+    assert!(committed == page, "docs/hooks.md is not what the table says: run `make docs`");
 }

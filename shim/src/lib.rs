@@ -14,13 +14,7 @@
 //! | `ranges` | whose an address is |
 //! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
 
-#![cfg_attr(
-    test,
-    allow(
-        dead_code,
-        reason = "in unit tests nothing is exported, so nothing is reached"
-    )
-)]
+#![cfg_attr(test, allow(dead_code, reason = "in unit tests nothing is exported, so nothing is reached"))]
 
 mod clock;
 mod config;

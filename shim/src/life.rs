@@ -106,10 +106,7 @@ fn publish(config: &Config) {
             "no figures are published: {}: {e}; AISHIM_DIR names a directory that can be written",
             at.display()
         )),
-        Err(e) => log::info(format_args!(
-            "no figures are published: {}: {e}",
-            at.display()
-        )),
+        Err(e) => log::info(format_args!("no figures are published: {}: {e}", at.display())),
     }
 }
 
@@ -124,10 +121,7 @@ fn command_line() -> Vec<u8> {
     while command.last() == Some(&0) {
         command.pop();
     }
-    command
-        .iter_mut()
-        .filter(|b| **b == 0)
-        .for_each(|b| *b = b' ');
+    command.iter_mut().filter(|b| **b == 0).for_each(|b| *b = b' ');
     command
 }
 
@@ -142,18 +136,8 @@ fn start_ticks() -> Option<u64> {
 fn generation() -> u64 {
     let mut random = [0_u8; 8];
     // SAFETY: getrandom(2) writes at most so many bytes to a buffer of ours; on failure the clock has to do.
-    let got = unsafe {
-        libc::getrandom(
-            random.as_mut_ptr().cast(),
-            random.len(),
-            libc::GRND_NONBLOCK,
-        )
-    };
-    if got == 8 {
-        u64::from_ne_bytes(random)
-    } else {
-        clock::unix_ns()
-    }
+    let got = unsafe { libc::getrandom(random.as_mut_ptr().cast(), random.len(), libc::GRND_NONBLOCK) };
+    if got == 8 { u64::from_ne_bytes(random) } else { clock::unix_ns() }
 }
 
 /// A panic was caught in code of ours: from here on everything is only forwarded.
@@ -162,9 +146,7 @@ pub(crate) fn panicked() {
     mode::set(mode::PASS_THROUGH);
     segment::add(Statistic::Panics, 1);
     segment::set(Statistic::PassThrough, PassThrough::Panic as u64);
-    log::once(format_args!(
-        "an internal error was caught; the program goes on without aishim"
-    ));
+    log::once(format_args!("an internal error was caught; the program goes on without aishim"));
 }
 
 /// In the child of a fork after a context existed: the context is the parent's and so is the segment. The driver
@@ -195,10 +177,7 @@ pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
         libc::pthread_sigmask(libc::SIG_SETMASK, blocked.as_ptr(), before.as_mut_ptr());
     }
     let fenced = move || crate::fence::fenced(work);
-    let started = std::thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(256 << 10)
-        .spawn(fenced);
+    let started = std::thread::Builder::new().name(name.to_owned()).stack_size(256 << 10).spawn(fenced);
     // SAFETY: the set that was in force before.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     started.is_ok()
@@ -212,11 +191,7 @@ pub(crate) fn others_present() -> bool {
     let now = clock::monotonic_ns();
     let looked = LOOKED_NS.load(Relaxed);
     let due = looked == 0 || now.saturating_sub(looked) > AGAIN_NS;
-    if due
-        && LOOKED_NS
-            .compare_exchange(looked, now, SeqCst, Relaxed)
-            .is_ok()
-    {
+    if due && LOOKED_NS.compare_exchange(looked, now, SeqCst, Relaxed).is_ok() {
         ANSWER.store(DIRECTORY.get().is_some_and(|d| has_others(d)), Relaxed);
     }
     ANSWER.load(Relaxed)
@@ -224,9 +199,5 @@ pub(crate) fn others_present() -> bool {
 
 fn has_others(directory: &Path) -> bool {
     let segments = segment_file::list(directory).unwrap_or_default();
-    segments
-        .iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "seg"))
-        .count()
-        > 1
+    segments.iter().filter(|p| p.extension().is_some_and(|e| e == "seg")).count() > 1
 }

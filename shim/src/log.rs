@@ -54,10 +54,7 @@ fn write_line(message: fmt::Arguments<'_>) {
     if stderr_identity() != STDERR_AT_START.load(Relaxed) {
         return;
     }
-    let mut line = Line {
-        bytes: [0; LINE_BYTES],
-        len: 0,
-    };
+    let mut line = Line { bytes: [0; LINE_BYTES], len: 0 };
     let _ = write!(line, "aishim: {message}");
     line.len = line.len.min(LINE_BYTES - 1);
     line.bytes[line.len] = b'\n';
@@ -67,11 +64,7 @@ fn write_line(message: fmt::Arguments<'_>) {
 /// Writes to stderr unless that would block, as a full pipe does, and without the signal that a broken pipe or a limit
 /// on file sizes sends to the writer (pipe(7), setrlimit(2)): the program that it would end has written nothing.
 fn write_harmlessly(line: &[u8]) {
-    let mut stderr = libc::pollfd {
-        fd: 2,
-        events: libc::POLLOUT,
-        revents: 0,
-    };
+    let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
     // SAFETY: poll(2) of one descriptor, which need not be open.
     let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
     if ready != 1 || stderr.revents != libc::POLLOUT {
@@ -88,11 +81,7 @@ fn write_harmlessly(line: &[u8]) {
         libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), before.as_mut_ptr());
         if libc::write(2, line.as_ptr().cast(), line.len()) < 0 {
             let at_once = std::mem::zeroed::<libc::timespec>();
-            libc::sigtimedwait(
-                signals.as_ptr(),
-                std::ptr::null_mut(),
-                std::ptr::from_ref(&at_once),
-            );
+            libc::sigtimedwait(signals.as_ptr(), std::ptr::null_mut(), std::ptr::from_ref(&at_once));
         }
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
     }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -31,6 +31,10 @@ static HOME: AtomicPtr<Home> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Size the pool may grow to; 0 while there is to be none.
 static CAPACITY: AtomicUsize = AtomicUsize::new(0);
+
+/// What pools of contexts that have ended had counted.
+static EARLIER_HITS: AtomicU64 = AtomicU64::new(0);
+static EARLIER_MARKS: AtomicU64 = AtomicU64::new(0);
 
 /// Held while slabs are reserved, and while a context ends.
 static GROWING: Mutex<()> = Mutex::new(());
@@ -68,11 +72,7 @@ pub(crate) fn block_of(at: usize) -> Option<BlockInfo> {
 pub(crate) fn alloc(bytes: usize, flags: u32) -> Option<NonNull<u8>> {
     match try_alloc(bytes, flags) {
         Ok(block) => {
-            segment::add_with_peak(
-                Statistic::PinnedBytes,
-                Statistic::PinnedPeakBytes,
-                bytes as u64,
-            );
+            segment::add_with_peak(Statistic::PinnedBytes, Statistic::PinnedPeakBytes, bytes as u64);
             Some(block)
         }
         Err(reason) => {
@@ -97,9 +97,7 @@ fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
     if context == 0 {
         return Err(Statistic::PoolMissContext);
     }
-    let home = home()
-        .or_else(|| make(context))
-        .ok_or(Statistic::PoolMissNotReady)?;
+    let home = home().or_else(|| make(context)).ok_or(Statistic::PoolMissNotReady)?;
     if home.context != context {
         return Err(Statistic::PoolMissContext);
     }
@@ -120,10 +118,7 @@ fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
 /// Frees a block of the pool; false when the address is not the pool's at all.
 pub(crate) fn free(at: usize) -> Option<Status> {
     let home = home()?;
-    let bytes = home
-        .pool
-        .block_of(at as *const u8)
-        .map_or(0, |b| b.requested_bytes);
+    let bytes = home.pool.block_of(at as *const u8).map_or(0, |b| b.requested_bytes);
     let status = match home.pool.free(at as *const u8) {
         FreeOutcome::NotOurs => return None,
         FreeOutcome::Freed => {
@@ -217,12 +212,10 @@ pub(crate) fn forget_context(context: usize) {
         let stats = home.pool.stats();
         HOME.store(std::ptr::null_mut(), Release);
         home.pool.forget();
+        EARLIER_HITS.fetch_add(stats.hits, Relaxed);
+        EARLIER_MARKS.fetch_add(stats.marks_made, Relaxed);
         segment::subtract(Statistic::PinnedBytes, stats.requested_bytes);
-        for gauge in [
-            Statistic::PoolReserved,
-            Statistic::PoolAllocated,
-            Statistic::PoolQuarantined,
-        ] {
+        for gauge in [Statistic::PoolReserved, Statistic::PoolAllocated, Statistic::PoolQuarantined] {
             segment::set(gauge, 0);
         }
     }
@@ -240,9 +233,15 @@ fn publish(pool: &Pool) {
     segment::set(Statistic::PoolReserved, stats.reserved_bytes);
     segment::set(Statistic::PoolAllocated, stats.allocated_bytes);
     segment::set(Statistic::PoolQuarantined, stats.quarantined_bytes);
-    segment::set(Statistic::PoolHighWater, stats.high_water_bytes);
-    segment::set(Statistic::PoolHits, stats.hits);
-    segment::set(Statistic::PoolFences, stats.marks_made);
+    segment::raise(Statistic::PoolHighWater, stats.high_water_bytes);
+    segment::raise(
+        Statistic::PoolHits,
+        EARLIER_HITS.load(Relaxed) + stats.hits,
+    );
+    segment::raise(
+        Statistic::PoolFences,
+        EARLIER_MARKS.load(Relaxed) + stats.marks_made,
+    );
 }
 
 /// The driver as the source of page-locked memory.

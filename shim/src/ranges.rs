@@ -72,14 +72,7 @@ pub(crate) fn insert(start: usize, bytes: usize, kind: Kind, context: usize) {
     if start == 0 {
         return;
     }
-    let before = RANGES.write().insert(
-        start,
-        Range {
-            bytes,
-            kind,
-            context,
-        },
-    );
+    let before = RANGES.write().insert(start, Range { bytes, kind, context });
     if let Some(stale) = before {
         uncount(stale);
     }
@@ -104,9 +97,7 @@ pub(crate) fn remove(start: usize, frees: impl Fn(Kind) -> bool) {
 pub(crate) fn remove_mapped(start: usize, bytes: usize) -> Vec<usize> {
     let end = start.saturating_add(bytes);
     let mut ranges = RANGES.write();
-    let inside = ranges
-        .range(start..end)
-        .filter(|(_, r)| r.kind == Kind::Mapped);
+    let inside = ranges.range(start..end).filter(|(_, r)| r.kind == Kind::Mapped);
     let starts: Vec<usize> = inside.map(|(start, _)| *start).collect();
     for start in &starts {
         ranges.remove(start);

@@ -7,8 +7,7 @@
 use crate::hook::Hook;
 use aishim_abi::histogram::{HIGHEST_NS, index_of};
 use aishim_abi::layout::{
-    Histogram, HookState, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, UNKNOWN_NAMES, VERSION,
-    put_text,
+    Histogram, HookState, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, UNKNOWN_NAMES, VERSION, put_text,
 };
 use aishim_abi::segment_file;
 use aishim_abi::statistics::Statistic;
@@ -54,6 +53,11 @@ pub(crate) fn set(which: Statistic, value: u64) {
     segment().counters[which as usize].store(value, Relaxed);
 }
 
+/// Raises a counter that is counted elsewhere; of several threads that tell it, the one with the most is right.
+pub(crate) fn raise(which: Statistic, value: u64) {
+    segment().counters[which as usize].fetch_max(value, Relaxed);
+}
+
 /// Adds to a gauge and raises its peak with it.
 pub(crate) fn add_with_peak(gauge: Statistic, peak: Statistic, amount: u64) {
     let now = segment().counters[gauge as usize].fetch_add(amount, Relaxed) + amount;
@@ -97,19 +101,14 @@ pub(crate) fn unknown_lookup(name: &[u8]) {
     // the entry visible is raised after it is written.
     let field = unsafe { &mut (*plain_fields()).header.unknown[index] };
     put_text(field, name);
-    segment()
-        .header
-        .unknown_count
-        .fetch_max(index as u32 + 1, Relaxed);
+    segment().header.unknown_count.fetch_max(index as u32 + 1, Relaxed);
 }
 
 fn known_already(name: &[u8]) -> bool {
     let header = &segment().header;
     let count = (header.unknown_count.load(Relaxed) as usize).min(UNKNOWN_NAMES);
     let cut = &name[..name.len().min(NAME_BYTES - 1)];
-    header.unknown[..count]
-        .iter()
-        .any(|known| known.split(|b| *b == 0).next() == Some(cut))
+    header.unknown[..count].iter().any(|known| known.split(|b| *b == 0).next() == Some(cut))
 }
 
 /// Who this process is, for the header.
@@ -129,31 +128,17 @@ pub(crate) fn publish(identity: &Identity<'_>, directory: &Path) -> io::Result<(
     fill(identity);
     aishim_abi::directory::prepare(directory, identity.uid)?;
     // SAFETY: the static lives as long as the process and is only accessed as described at `Home`.
-    unsafe {
-        segment_file::publish(
-            plain_fields(),
-            directory,
-            identity.pid,
-            identity.start_ticks,
-        )
-    }
-    .map(|_| ())
+    unsafe { segment_file::publish(plain_fields(), directory, identity.pid, identity.start_ticks) }.map(|_| ())
 }
 
 fn fill(identity: &Identity<'_>) {
     // SAFETY: called once, by the thread that activates the shim; nobody else touches the plain fields.
     let plain = unsafe { &mut *plain_fields() };
     plain.header.magic = MAGIC;
-    put_text(
-        &mut plain.header.library,
-        env!("CARGO_PKG_VERSION").as_bytes(),
-    );
+    put_text(&mut plain.header.library, env!("CARGO_PKG_VERSION").as_bytes());
     put_text(&mut plain.header.command, identity.command);
     for hook in Hook::ALL {
-        put_text(
-            &mut plain.hook_names[*hook as usize],
-            hook.symbol().to_bytes(),
-        );
+        put_text(&mut plain.hook_names[*hook as usize], hook.symbol().to_bytes());
         plain.hook_kinds[*hook as usize] = hook.kind() as u8;
     }
     let header = &segment().header;
@@ -166,9 +151,7 @@ fn fill(identity: &Identity<'_>) {
     header.start_ticks.store(identity.start_ticks, Relaxed);
     header.created_unix_ns.store(identity.unix_ns, Relaxed);
     header.priority.store(identity.priority, Relaxed);
-    header
-        .driver_version
-        .store(identity.driver_version, Relaxed);
+    header.driver_version.store(identity.driver_version, Relaxed);
 }
 
 /// Adds a device to those the process uses. Called with the lock of [`crate::life`] held.

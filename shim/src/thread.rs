@@ -104,11 +104,7 @@ fn claim_shard() -> (&'static Shard, bool) {
     let shards = &segment().shards;
     for shard in &shards[1..SHARDS] {
         // Acquire: the counts of the owner before us are seen before ours are added to them.
-        if shard
-            .owner_tid
-            .compare_exchange(0, tid, Acquire, Relaxed)
-            .is_ok()
-        {
+        if shard.owner_tid.compare_exchange(0, tid, Acquire, Relaxed).is_ok() {
             return (shard, true);
         }
     }

@@ -63,9 +63,7 @@ impl RelaxedThread {
     pub(crate) fn begin() -> Self {
         /// `CU_STREAM_CAPTURE_MODE_RELAXED`.
         const RELAXED: u32 = 2;
-        let mut relaxed = Self {
-            thread_mode: RELAXED,
-        };
+        let mut relaxed = Self { thread_mode: RELAXED };
         relaxed.exchange();
         relaxed
     }
@@ -83,36 +81,26 @@ impl Drop for RelaxedThread {
 }
 
 /// cuStreamBeginCapture and its kin.
-pub(crate) unsafe fn begin(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    stream: sys::CUstream,
-) -> Status {
+pub(crate) unsafe fn begin(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     if !mode::may_call_driver() {
         return forward(hook, call);
     }
     fenced(opened);
     let status = forward(hook, call);
     let key = streams::key(address(stream), hook);
-    fenced(
-        || match streams::find_or_take(key).filter(|_| status.is_ok()) {
-            Some(slot) => {
-                slot.capturing.store(true, Relaxed);
-                segment::add(Statistic::Captures, 1);
-            }
-            // Refused by the driver; or a stream beyond our table, whose end we could not recognise.
-            None => closed(),
-        },
-    );
+    fenced(|| match streams::find_or_take(key).filter(|_| status.is_ok()) {
+        Some(slot) => {
+            slot.capturing.store(true, Relaxed);
+            segment::add(Statistic::Captures, 1);
+        }
+        // Refused by the driver; or a stream beyond our table, whose end we could not recognise.
+        None => closed(),
+    });
     status
 }
 
 /// cuStreamEndCapture; a capture that was invalidated ends with it too.
-pub(crate) unsafe fn end(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    stream: sys::CUstream,
-) -> Status {
+pub(crate) unsafe fn end(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     let status = forward(hook, call);
     if mode::may_call_driver() && !STILL_CAPTURING.contains(&status.0) {
         fenced(|| stream_ends(streams::key(address(stream), hook)));

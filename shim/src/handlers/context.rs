@@ -81,11 +81,7 @@ pub(crate) unsafe fn created(
 }
 
 /// cuCtxDestroy: nothing of the context may be used from here on, so it is forgotten before.
-pub(crate) unsafe fn destroy(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    context: sys::CUcontext,
-) -> Status {
+pub(crate) unsafe fn destroy(hook: Hook, call: impl FnOnce() -> Status, context: sys::CUcontext) -> Status {
     if mode::may_call_driver() {
         fenced(|| forget(address(context)));
     }
@@ -93,11 +89,7 @@ pub(crate) unsafe fn destroy(
 }
 
 /// cuDevicePrimaryCtxReset.
-pub(crate) unsafe fn primary_reset(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    device: sys::CUdevice,
-) -> Status {
+pub(crate) unsafe fn primary_reset(hook: Hook, call: impl FnOnce() -> Status, device: sys::CUdevice) -> Status {
     if mode::may_call_driver() {
         fenced(|| forget_primary(device));
     }
@@ -106,11 +98,7 @@ pub(crate) unsafe fn primary_reset(
 
 /// cuDevicePrimaryCtxRelease: only the last of as many as there were retains ends the context, and the driver knows
 /// whether this was it.
-pub(crate) unsafe fn primary_released(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    device: sys::CUdevice,
-) -> Status {
+pub(crate) unsafe fn primary_released(hook: Hook, call: impl FnOnce() -> Status, device: sys::CUdevice) -> Status {
     if mode::may_call_driver() {
         fenced(pinned::context_may_end);
     }
@@ -129,11 +117,7 @@ pub(crate) unsafe fn primary_released(
 }
 
 fn primary_of(device: sys::CUdevice) -> usize {
-    PRIMARY
-        .lock()
-        .iter()
-        .find(|(d, _)| *d == device)
-        .map_or(0, |(_, c)| *c)
+    PRIMARY.lock().iter().find(|(d, _)| *d == device).map_or(0, |(_, c)| *c)
 }
 
 fn forget_primary(device: sys::CUdevice) {

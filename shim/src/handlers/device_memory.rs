@@ -35,12 +35,7 @@ pub(crate) unsafe fn alloc(
 ) -> Status {
     noted(hook, call, || {
         // SAFETY: see above.
-        ranges::insert(
-            unsafe { *pointer } as usize,
-            bytes,
-            Kind::Device,
-            driver::context(),
-        );
+        ranges::insert(unsafe { *pointer } as usize, bytes, Kind::Device, driver::context());
     })
 }
 
@@ -55,12 +50,7 @@ pub(crate) unsafe fn alloc_pitch(
     noted(hook, call, || {
         // SAFETY: see `alloc`.
         let (start, pitch) = unsafe { (*pointer as usize, *pitch) };
-        ranges::insert(
-            start,
-            pitch.saturating_mul(height),
-            Kind::Device,
-            driver::context(),
-        );
+        ranges::insert(start, pitch.saturating_mul(height), Kind::Device, driver::context());
     })
 }
 
@@ -73,12 +63,7 @@ pub(crate) unsafe fn alloc_managed(
 ) -> Status {
     noted(hook, call, || {
         // SAFETY: see `alloc`.
-        ranges::insert(
-            unsafe { *pointer } as usize,
-            bytes,
-            Kind::Managed,
-            driver::context(),
-        );
+        ranges::insert(unsafe { *pointer } as usize, bytes, Kind::Managed, driver::context());
     })
 }
 
@@ -92,40 +77,25 @@ pub(crate) unsafe fn alloc_async(
     noted(hook, call, || {
         if mode::mode() & mode::CAPTURING == 0 {
             // SAFETY: see `alloc`.
-            ranges::insert(
-                unsafe { *pointer } as usize,
-                bytes,
-                Kind::Device,
-                driver::context(),
-            );
+            ranges::insert(unsafe { *pointer } as usize, bytes, Kind::Device, driver::context());
         }
     })
 }
 
 /// cuMemFree. The range is forgotten before the driver may hand the address to another thread.
-pub(crate) unsafe fn free(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    pointer: sys::CUdeviceptr,
-) -> Status {
+pub(crate) unsafe fn free(hook: Hook, call: impl FnOnce() -> Status, pointer: sys::CUdeviceptr) -> Status {
     forget_before(hook, call, pointer)
 }
 
 /// cuMemFreeAsync.
-pub(crate) unsafe fn free_async(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    pointer: sys::CUdeviceptr,
-) -> Status {
+pub(crate) unsafe fn free_async(hook: Hook, call: impl FnOnce() -> Status, pointer: sys::CUdeviceptr) -> Status {
     forget_before(hook, call, pointer)
 }
 
 fn forget_before(hook: Hook, call: impl FnOnce() -> Status, pointer: sys::CUdeviceptr) -> Status {
     if mode::may_call_driver() && mode::mode() & mode::CAPTURING == 0 {
         fenced(|| {
-            ranges::remove(pointer as usize, |k| {
-                matches!(k, Kind::Device | Kind::Managed)
-            });
+            ranges::remove(pointer as usize, |k| matches!(k, Kind::Device | Kind::Managed));
         });
     }
     forward(hook, call)
@@ -147,12 +117,8 @@ struct Book {
     by_mapping: BTreeMap<usize, usize>,
 }
 
-static BOOK: Mutex<Book> = Mutex::new(Book {
-    next: 0,
-    physical: BTreeMap::new(),
-    by_handle: BTreeMap::new(),
-    by_mapping: BTreeMap::new(),
-});
+static BOOK: Mutex<Book> =
+    Mutex::new(Book { next: 0, physical: BTreeMap::new(), by_handle: BTreeMap::new(), by_mapping: BTreeMap::new() });
 
 impl Book {
     fn forget_unused(&mut self, number: usize) {
@@ -176,32 +142,17 @@ pub(crate) unsafe fn create(
     const LOCATION_DEVICE: u32 = 1;
     noted(hook, call, || {
         // SAFETY: the driver has accepted the structure; the enum is read as the integer it is.
-        let location = unsafe {
-            (&raw const (*properties).location.type_)
-                .cast::<u32>()
-                .read()
-        };
+        let location = unsafe { (&raw const (*properties).location.type_).cast::<u32>().read() };
         if location != LOCATION_DEVICE {
             return;
         }
         let mut book = BOOK.lock();
         let number = book.next;
         book.next += 1;
-        book.physical.insert(
-            number,
-            Physical {
-                bytes,
-                references: 1,
-                mappings: 0,
-            },
-        );
+        book.physical.insert(number, Physical { bytes, references: 1, mappings: 0 });
         // SAFETY: see `alloc`.
         book.by_handle.insert(unsafe { *handle }, number);
-        segment::add_with_peak(
-            Statistic::DeviceBytes,
-            Statistic::DevicePeakBytes,
-            bytes as u64,
-        );
+        segment::add_with_peak(Statistic::DeviceBytes, Statistic::DevicePeakBytes, bytes as u64);
     })
 }
 

@@ -27,11 +27,7 @@ pub(crate) unsafe fn alloc(
     let served = !memory.is_null() && bytes > 0 && !mode::is_pass_through() && {
         fenced(|| {
             life::late_activation();
-            let block = if mode::may_call_driver() {
-                pinned::alloc(bytes, flags)
-            } else {
-                None
-            };
+            let block = if mode::may_call_driver() { pinned::alloc(bytes, flags) } else { None };
             if let Some(block) = block {
                 // SAFETY: not null, and the program's to be written to.
                 unsafe { memory.write(block.as_ptr().cast()) };
@@ -55,11 +51,7 @@ pub(crate) unsafe fn alloc(
 }
 
 /// cuMemFreeHost.
-pub(crate) unsafe fn free(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    memory: *mut c_void,
-) -> Status {
+pub(crate) unsafe fn free(hook: Hook, call: impl FnOnce() -> Status, memory: *mut c_void) -> Status {
     if mode::is_pass_through() {
         return call();
     }
@@ -81,12 +73,7 @@ pub(crate) unsafe fn free(
 }
 
 /// cuMemHostRegister.
-pub(crate) unsafe fn register(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    memory: *mut c_void,
-    bytes: usize,
-) -> Status {
+pub(crate) unsafe fn register(hook: Hook, call: impl FnOnce() -> Status, memory: *mut c_void, bytes: usize) -> Status {
     let status = forward(hook, call);
     if status.is_ok() && mode::may_call_driver() {
         fenced(|| ranges::insert(address(memory), bytes, Kind::Registered, driver::context()));
@@ -95,11 +82,7 @@ pub(crate) unsafe fn register(
 }
 
 /// cuMemHostUnregister.
-pub(crate) unsafe fn unregister(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    memory: *mut c_void,
-) -> Status {
+pub(crate) unsafe fn unregister(hook: Hook, call: impl FnOnce() -> Status, memory: *mut c_void) -> Status {
     let status = forward(hook, call);
     if status.is_ok() && mode::may_call_driver() {
         fenced(|| ranges::remove(address(memory), |k| k == Kind::Registered));
@@ -111,20 +94,18 @@ pub(crate) unsafe fn unregister(
 ///
 /// # Safety
 /// `flags` is null or the program's out-pointer.
-pub(crate) unsafe fn flags(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    flags: *mut u32,
-    memory: *mut c_void,
-) -> Status {
+pub(crate) unsafe fn flags(hook: Hook, call: impl FnOnce() -> Status, flags: *mut u32, memory: *mut c_void) -> Status {
     let status = forward(hook, call);
-    if status.is_ok() && !flags.is_null() && !mode::is_pass_through() {
-        fenced(|| {
-            if let Some(block) = pinned::block_of(address(memory)) {
-                // SAFETY: not null, and the driver has just written to it.
-                unsafe { flags.write(block.tag) };
-            }
-        });
+    if !status.is_ok() || flags.is_null() || mode::is_pass_through() {
+        return status;
     }
-    status
+    let mut answer = status;
+    fenced(|| match pinned::block_of(address(memory)) {
+        // SAFETY: not null, and the driver has just written to it.
+        Some(block) => unsafe { flags.write(block.tag) },
+        // Free blocks are no memory of the program's, whatever the driver says of the slab.
+        None if pinned::contains(address(memory)) => answer = Status::INVALID_VALUE,
+        None => {}
+    });
+    answer
 }

@@ -27,13 +27,7 @@ pub(crate) unsafe fn kernel(
     grid_z: u32,
 ) -> Status {
     let subject = || Subject::kernel(address(function), [grid_x, grid_y, grid_z]);
-    launch(
-        hook,
-        call,
-        address(stream),
-        |t| &mut t.kernels_to_sample,
-        subject,
-    )
+    launch(hook, call, address(stream), |t| &mut t.kernels_to_sample, subject)
 }
 
 /// cuLaunchKernelEx.
@@ -65,13 +59,7 @@ pub(crate) unsafe fn graph(
     stream: sys::CUstream,
     graph: sys::CUgraphExec,
 ) -> Status {
-    launch(
-        hook,
-        call,
-        address(stream),
-        |t| &mut t.graphs_to_sample,
-        || Subject::graph(address(graph)),
-    )
+    launch(hook, call, address(stream), |t| &mut t.graphs_to_sample, || Subject::graph(address(graph)))
 }
 
 #[inline(always)]
@@ -102,14 +90,7 @@ fn launch(
 
 /// What follows every counted launch.
 #[inline(always)]
-pub(crate) fn finish(
-    hook: Hook,
-    status: Status,
-    stream: usize,
-    thread: *mut Thread,
-    start: u64,
-    ticks: u64,
-) {
+pub(crate) fn finish(hook: Hook, status: Status, stream: usize, thread: *mut Thread, start: u64, ticks: u64) {
     // SAFETY: as in `launch`.
     let thread = unsafe { &mut *thread };
     thread.launched(hook, ticks);

@@ -66,11 +66,7 @@ pub(crate) fn key(stream: usize, hook: Hook) -> usize {
 /// Notes that work goes to a stream: a request begins unless one is open. Returns the key under which it is kept.
 #[inline]
 pub(crate) fn work_begins(key: usize, now: u64) -> usize {
-    let key = if key == STREAM_PER_THREAD {
-        per_thread_key()
-    } else {
-        key
-    };
+    let key = if key == STREAM_PER_THREAD { per_thread_key() } else { key };
     let slot = &TABLE[start_of(key)];
     if slot.key.load(Relaxed) == key {
         if slot.open_since.load(Relaxed) == 0 {
@@ -93,22 +89,14 @@ fn work_begins_elsewhere(key: usize, now: u64) {
 
 #[cold]
 fn open(slot: &Slot, now: u64) {
-    if slot
-        .open_since
-        .compare_exchange(0, now.max(1), Relaxed, Relaxed)
-        .is_ok()
-    {
+    if slot.open_since.compare_exchange(0, now.max(1), Relaxed, Relaxed).is_ok() {
         segment::add(Statistic::OpenRequests, 1);
     }
 }
 
 /// Ends the request open on a stream, if there is one: the program has waited for it.
 pub(crate) fn request_ends(key: usize) {
-    let key = if key == STREAM_PER_THREAD {
-        per_thread_key()
-    } else {
-        key
-    };
+    let key = if key == STREAM_PER_THREAD { per_thread_key() } else { key };
     if let Some(slot) = find(key)
         && let Some(since) = close(slot)
     {
@@ -123,10 +111,7 @@ pub(crate) fn all_requests_end() {
         return;
     }
     let now = clock::now();
-    let oldest = TABLE
-        .iter()
-        .filter_map(close)
-        .max_by_key(|since| now.wrapping_sub(*since));
+    let oldest = TABLE.iter().filter_map(close).max_by_key(|since| now.wrapping_sub(*since));
     if let Some(since) = oldest {
         record(since);
     }
@@ -145,21 +130,14 @@ fn close(slot: &Slot) -> Option<u64> {
 }
 
 fn record(since: u64) {
-    segment::record(
-        &segment().request,
-        clock::ns(clock::now().wrapping_sub(since)),
-    );
+    segment::record(&segment().request, clock::ns(clock::now().wrapping_sub(since)));
 }
 
 /// cuStreamCreate and its kin.
 ///
 /// # Safety
 /// `stream` is the out-pointer the program passed.
-pub(crate) unsafe fn created(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    stream: *mut sys::CUstream,
-) -> Status {
+pub(crate) unsafe fn created(hook: Hook, call: impl FnOnce() -> Status, stream: *mut sys::CUstream) -> Status {
     let status = work::forward(hook, call);
     if status.is_ok() && !stream.is_null() && mode::may_call_driver() {
         // SAFETY: the driver has just stored the new stream there.
@@ -173,11 +151,7 @@ pub(crate) unsafe fn created(
 }
 
 /// cuStreamDestroy.
-pub(crate) unsafe fn destroy(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    stream: sys::CUstream,
-) -> Status {
+pub(crate) unsafe fn destroy(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     let key = address(stream);
     if key > STREAM_PER_THREAD && mode::may_call_driver() {
         fenced(|| {
@@ -247,12 +221,7 @@ fn take(key: usize, context: usize, created: bool) -> Option<&'static Slot> {
             return Some(slot);
         }
         let is_free = seen == 0 || seen == TOMBSTONE;
-        if is_free
-            && slot
-                .key
-                .compare_exchange(seen, key, AcqRel, Relaxed)
-                .is_ok()
-        {
+        if is_free && slot.key.compare_exchange(seen, key, AcqRel, Relaxed).is_ok() {
             slot.open_since.store(0, Relaxed);
             slot.capturing.store(false, Relaxed);
             slot.context.store(context, Relaxed);
@@ -282,9 +251,5 @@ fn start_of(key: usize) -> usize {
 fn per_thread_key() -> usize {
     PER_THREAD_USED.store(true, Relaxed);
     let thread = thread::current();
-    if thread.is_null() {
-        STREAM_PER_THREAD
-    } else {
-        thread as usize
-    }
+    if thread.is_null() { STREAM_PER_THREAD } else { thread as usize }
 }

@@ -18,11 +18,7 @@ pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status) -> Statu
 }
 
 /// cuStreamSynchronize.
-pub(crate) unsafe fn stream(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    stream: sys::CUstream,
-) -> Status {
+pub(crate) unsafe fn stream(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     after(hook, call, || {
         streams::request_ends(streams::key(address(stream), hook));
         waited();
@@ -30,11 +26,7 @@ pub(crate) unsafe fn stream(
 }
 
 /// cuStreamQuery, which answers success only once everything is done.
-pub(crate) unsafe fn query(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    stream: sys::CUstream,
-) -> Status {
+pub(crate) unsafe fn query(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     after(hook, call, || {
         streams::request_ends(streams::key(address(stream), hook));
     })
@@ -72,9 +64,7 @@ fn waited() {
     if !thread.is_null() {
         // SAFETY: the calling thread's own, and no other reference to it is held.
         let thread = unsafe { &mut *thread };
-        let to_sample = thread
-            .kernels_to_sample
-            .wrapping_add(thread.graphs_to_sample);
+        let to_sample = thread.kernels_to_sample.wrapping_add(thread.graphs_to_sample);
         thread.sampler.synchronised(to_sample);
     }
     pinned::tend();

@@ -175,16 +175,8 @@ pub(crate) unsafe fn copy_2d(
     let (from, to, bytes) = unsafe {
         let d = description;
         (
-            place(
-                memory_type(&raw const (*d).srcMemoryType),
-                address((*d).srcHost),
-                (*d).srcDevice,
-            ),
-            place(
-                memory_type(&raw const (*d).dstMemoryType),
-                address((*d).dstHost),
-                (*d).dstDevice,
-            ),
+            place(memory_type(&raw const (*d).srcMemoryType), address((*d).srcHost), (*d).srcDevice),
+            place(memory_type(&raw const (*d).dstMemoryType), address((*d).dstHost), (*d).dstDevice),
             (*d).WidthInBytes.wrapping_mul((*d).Height),
         )
     };
@@ -210,19 +202,9 @@ pub(crate) unsafe fn copy_3d(
     let (from, to, bytes) = unsafe {
         let d = description;
         (
-            place(
-                memory_type(&raw const (*d).srcMemoryType),
-                address((*d).srcHost),
-                (*d).srcDevice,
-            ),
-            place(
-                memory_type(&raw const (*d).dstMemoryType),
-                address((*d).dstHost),
-                (*d).dstDevice,
-            ),
-            (*d).WidthInBytes
-                .wrapping_mul((*d).Height)
-                .wrapping_mul((*d).Depth),
+            place(memory_type(&raw const (*d).srcMemoryType), address((*d).srcHost), (*d).srcDevice),
+            place(memory_type(&raw const (*d).dstMemoryType), address((*d).dstHost), (*d).dstDevice),
+            (*d).WidthInBytes.wrapping_mul((*d).Height).wrapping_mul((*d).Depth),
         )
     };
     let waits = synchronous && to != Place::Device;
@@ -248,8 +230,7 @@ pub(crate) unsafe fn copy_batch(
         }
         for i in 0..count {
             // SAFETY: the driver has accepted the arrays, so they have `count` elements.
-            let (to, from, bytes) =
-                unsafe { (*destinations.add(i), *sources.add(i), *sizes.add(i)) };
+            let (to, from, bytes) = unsafe { (*destinations.add(i), *sources.add(i), *sizes.add(i)) };
             count_copy(Place::of(from as usize), Place::of(to as usize), bytes);
         }
     })

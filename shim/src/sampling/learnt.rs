@@ -51,12 +51,7 @@ struct Learnt {
 
 /// Takes a sample into account; false when it is not believed and its weight has to go elsewhere.
 pub(super) fn learn(key: u64, sample: Sample) -> bool {
-    let is_long = sample.time_ns
-        >= if life::others_present() {
-            SLICE_NS / 2
-        } else {
-            SLICE_NS
-        };
+    let is_long = sample.time_ns >= if life::others_present() { SLICE_NS / 2 } else { SLICE_NS };
     let mut learnt = LEARNT.lock();
     let learnt = learnt.get_or_insert_with(HashMap::new);
     let is_new = !learnt.contains_key(&key);
@@ -80,11 +75,7 @@ pub(super) fn learn(key: u64, sample: Sample) -> bool {
 
 impl Learnt {
     fn take(&mut self, mut sample: Sample, is_new: bool) {
-        self.shortest_ns = if is_new {
-            sample.time_ns
-        } else {
-            self.shortest_ns.min(sample.time_ns)
-        };
+        self.shortest_ns = if is_new { sample.time_ns } else { self.shortest_ns.min(sample.time_ns) };
         if let Some(first) = self.suspended.take() {
             if first.time_ns / 2 <= sample.time_ns {
                 self.quiet(first);
@@ -111,10 +102,7 @@ impl Learnt {
 
 fn believe(sample: Sample) {
     segment::record(&segment().gpu, sample.time_ns);
-    segment::add(
-        Statistic::GpuTime,
-        sample.time_ns.saturating_mul(sample.weight),
-    );
+    segment::add(Statistic::GpuTime, sample.time_ns.saturating_mul(sample.weight));
 }
 
 /// Far above the shortest, while somebody else could have been the reason; or by as much as a time slice anyway.
@@ -135,11 +123,7 @@ pub(crate) unsafe fn forget_functions(hook: Hook, call: impl FnOnce() -> Status)
 }
 
 /// cuGraphExecDestroy: so may a graph's.
-pub(crate) unsafe fn forget_graph(
-    hook: Hook,
-    call: impl FnOnce() -> Status,
-    graph: sys::CUgraphExec,
-) -> Status {
+pub(crate) unsafe fn forget_graph(hook: Hook, call: impl FnOnce() -> Status, graph: sys::CUgraphExec) -> Status {
     fenced(|| {
         if let Some(learnt) = LEARNT.lock().as_mut() {
             learnt.remove(&(address(graph) as u64));

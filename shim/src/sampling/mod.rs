@@ -70,15 +70,9 @@ impl Subject {
     pub(crate) fn kernel(function: usize, grid: [u32; 3]) -> Self {
         let mut key = function as u64;
         for size in grid {
-            key = (key ^ u64::from(size))
-                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                .rotate_left(29);
+            key = (key ^ u64::from(size)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
         }
-        Self {
-            key,
-            stratum: Stratum::Kernels,
-            measurable: true,
-        }
+        Self { key, stratum: Stratum::Kernels, measurable: true }
     }
 
     /// # Safety
@@ -87,21 +81,12 @@ impl Subject {
         // SAFETY: the caller's promise; read field by field, since its attributes hold enums.
         let (grid, attributes, count) = unsafe {
             let c = config;
-            (
-                [(*c).gridDimX, (*c).gridDimY, (*c).gridDimZ],
-                (*c).attrs,
-                (*c).numAttrs as usize,
-            )
+            ([(*c).gridDimX, (*c).gridDimY, (*c).gridDimZ], (*c).attrs, (*c).numAttrs as usize)
         };
-        let ids = (0..if attributes.is_null() {
-            0
-        } else {
-            count.min(64)
-        })
-            .map(|i| {
-                // SAFETY: the configuration says that there are so many attributes; the enum is read as an integer.
-                unsafe { (&raw const (*attributes.add(i)).id).cast::<u32>().read() }
-            });
+        let ids = (0..if attributes.is_null() { 0 } else { count.min(64) }).map(|i| {
+            // SAFETY: the configuration says that there are so many attributes; the enum is read as an integer.
+            unsafe { (&raw const (*attributes.add(i)).id).cast::<u32>().read() }
+        });
         let mut subject = Self::kernel(function, grid);
         subject.measurable = !ids.into_iter().any(|id| PROGRAMMATIC.contains(&id));
         subject
@@ -109,11 +94,7 @@ impl Subject {
 
     /// A graph.
     pub(crate) fn graph(graph: usize) -> Self {
-        Self {
-            key: graph as u64,
-            stratum: Stratum::Graphs,
-            measurable: true,
-        }
+        Self { key: graph as u64, stratum: Stratum::Graphs, measurable: true }
     }
 }
 

@@ -34,9 +34,10 @@ pub(super) struct Pair {
     pub(super) subject: Subject,
     /// Launches that the sample stands for.
     pub(super) weight: u64,
-    /// When the first event had been recorded, in ticks; then what of the host's time is to be subtracted.
+    /// When the first event had been recorded, in ticks, and the host's time from there to the end of the launch call.
     recorded: u64,
     gap_ns: u64,
+    order: Order,
     /// It was the first work after everything had been idle, so another process may have had the GPU.
     pub(super) first_after_idle: bool,
 }
@@ -55,6 +56,17 @@ pub(super) enum State {
     Pending,
 }
 
+/// How the first event and the launch lie to each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// The event ran at once; the GPU then waited for the host to submit the launch.
+    Gap,
+    /// The event waited behind earlier work until the launch was there.
+    Close,
+    /// The earlier work ended while the launch was on its way.
+    Unsure,
+}
+
 impl Pair {
     pub(super) fn new() -> Self {
         Self {
@@ -65,14 +77,11 @@ impl Pair {
             context: 0,
             epoch: 0,
             state: State::Free,
-            subject: Subject {
-                key: 0,
-                stratum: Stratum::Kernels,
-                measurable: false,
-            },
+            subject: Subject { key: 0, stratum: Stratum::Kernels, measurable: false },
             weight: 0,
             recorded: 0,
             gap_ns: 0,
+            order: Order::Unsure,
             first_after_idle: false,
         }
     }
@@ -97,33 +106,26 @@ impl Pair {
 
     /// Puts the second event behind the launch, which ended at `launched` ticks; false when the pair cannot tell
     /// anything. `third` asks for an empty pair behind it.
-    pub(super) fn finish(
-        &mut self,
-        stream: sys::CUstream,
-        launched: u64,
-        slow_ns: u64,
-        third: bool,
-    ) -> bool {
+    pub(super) fn finish(&mut self, stream: sys::CUstream, launched: u64, slow_ns: u64, third: bool) -> bool {
         if !driver::event_record(self.end, stream).is_ok() {
             return false;
         }
         self.has_after = third && driver::event_record(self.after, stream).is_ok();
-        let gap_ns = clock::ns(launched.wrapping_sub(self.recorded));
-        let was_busy = self.state == State::StartedBusy;
-        // Still waiting behind earlier work, a moment after the launch: the kernel follows it without a gap.
-        let usable = if was_busy {
-            driver::event_query(self.start) == Status::NOT_READY
-        } else {
-            gap_ns < slow_ns
+        self.gap_ns = clock::ns(launched.wrapping_sub(self.recorded));
+        self.order = match self.state {
+            State::StartedIdle => Order::Gap,
+            // Still waiting behind earlier work, a moment after the launch: the kernel follows it without a gap.
+            _ if driver::event_query(self.start) == Status::NOT_READY => Order::Close,
+            _ => Order::Unsure,
         };
-        self.gap_ns = if was_busy { 0 } else { gap_ns };
+        let usable = self.order == Order::Close || self.gap_ns < slow_ns;
         self.state = if usable { State::Pending } else { State::Free };
         usable
     }
 
-    /// Whether the second event was put on a stream that was busy.
+    /// Whether the stream was busy with earlier work when the launch was submitted.
     pub(super) fn was_busy(&self) -> bool {
-        self.gap_ns == 0
+        self.order == Order::Close
     }
 
     /// Whether its context has ended since.
@@ -146,22 +148,30 @@ impl Pair {
         } else {
             total
         };
-        Elapsed::Ns(
-            between
-                .saturating_sub(self.gap_ns + self.overhead_ns())
-                .max(1),
-        )
+        self.launch_alone(between).map_or(Elapsed::Unreadable, Elapsed::Ns)
     }
 
-    /// What the pair shows beyond the launch itself, in terms of an empty pair. Measured against CUPTI on an H200
-    /// (benches/gpu/pair_overhead.py): 1.2 us on an idle stream and 3.1 us on a busy one, with an empty pair of 1.25 us.
-    fn overhead_ns(&self) -> u64 {
+    /// The launch's own time in what the pair shows, where that is plausible.
+    ///
+    /// Beyond it there are, in terms of an empty pair and measured against CUPTI on an H200
+    /// (benches/gpu/pair_overhead.py): with a gap, the gap and one empty pair; close behind earlier work, two and a
+    /// half. Where the earlier work ended while the launch was on its way, the gap is anything from none to all of it:
+    /// the mean of the two cases, with half a gap, is right on average. And the first event of an idle stream may have
+    /// been held up by another process's time slice: then there was no gap, and subtracting it leaves less than any
+    /// kernel takes.
+    fn launch_alone(&self, between_ns: u64) -> Option<u64> {
+        const SHORTEST_NS: u64 = 500;
         let empty_ns = segment().counters[Statistic::EmptyPair as usize].load(Relaxed);
-        if self.was_busy() {
-            empty_ns * 5 / 2
-        } else {
-            empty_ns
-        }
+        let close = between_ns.saturating_sub(empty_ns * 5 / 2);
+        let time_ns = match self.order {
+            Order::Close => close.max(SHORTEST_NS),
+            Order::Unsure => between_ns.saturating_sub(self.gap_ns / 4 + empty_ns * 7 / 4).max(SHORTEST_NS),
+            Order::Gap => match between_ns.saturating_sub(self.gap_ns + empty_ns) {
+                too_short if too_short < SHORTEST_NS => close,
+                plausible => plausible,
+            },
+        };
+        (time_ns >= SHORTEST_NS).then_some(time_ns)
     }
 
     /// The events of an ended context went with it.
@@ -233,11 +243,7 @@ fn elapsed_ns(start: sys::CUevent, end: sys::CUevent) -> Result<u64, Status> {
         return Err(status);
     }
     let sound = milliseconds.is_finite() && milliseconds >= 0.0;
-    if sound {
-        Ok((f64::from(milliseconds) * 1e6) as u64)
-    } else {
-        Err(Status::INVALID_VALUE)
-    }
+    if sound { Ok((f64::from(milliseconds) * 1e6) as u64) } else { Err(Status::INVALID_VALUE) }
 }
 
 /// The shortest time seen between two events with nothing between them.
@@ -257,11 +263,8 @@ pub(super) fn read(pair: &mut Pair, single_launches: bool) -> Result<Option<u64>
             Ok(None)
         }
         Elapsed::Ns(time_ns) => {
-            let sample = learnt::Sample {
-                time_ns,
-                weight: pair.weight,
-                doubtful: pair.first_after_idle && !single_launches,
-            };
+            let sample =
+                learnt::Sample { time_ns, weight: pair.weight, doubtful: pair.first_after_idle && !single_launches };
             segment::add(Statistic::GpuSamples, 1);
             Ok(learnt::learn(pair.subject.key, sample).then_some(time_ns))
         }

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 const PAIRS: usize = 64;
 
 /// One part in this many of a launching thread's time goes to sampling.
-const HOST_SHARE: u64 = 250;
+const HOST_SHARE: u64 = 500;
 
 /// One part in this many of the GPU's time does, where the GPU is what the program waits for.
 const GPU_SHARE: u64 = 100;
@@ -72,18 +72,16 @@ struct Pace {
     drawn: u64,
     /// Running mean of the GPU time of a launch.
     gpu_ns: u64,
-    /// The last sample found the stream busy.
-    busy: bool,
+    /// Running mean of the time between launches, as far as it counts.
+    launch_ns: u64,
+    /// Running share of samples that found the stream busy, in parts of [`WHOLE`].
+    busy: u64,
 }
 
 impl Sampler {
     pub(crate) fn new() -> Self {
         let seed = clock::monotonic_ns() ^ (std::ptr::from_ref(&SLOW_NS) as u64).rotate_left(32);
-        let pace = || Pace {
-            weight: 1,
-            drawn: 1,
-            ..Pace::default()
-        };
+        let pace = || Pace { weight: 1, drawn: 1, ..Pace::default() };
         Self {
             pairs: std::array::from_fn(|_| Pair::new()),
             open: None,
@@ -120,8 +118,7 @@ impl Sampler {
         let Some(index) = self.pairs.iter().position(|p| p.state == State::Free) else {
             return;
         };
-        let first_after_idle =
-            segment().counters[Statistic::OpenRequests as usize].load(Relaxed) == 0;
+        let first_after_idle = segment().counters[Statistic::OpenRequests as usize].load(Relaxed) == 0;
         let pair = &mut self.pairs[index];
         if !pair.begin(stream, driver::context()) {
             return;
@@ -144,7 +141,8 @@ impl Sampler {
         let (stratum, weight, busy) = (pair.subject.stratum, pair.weight, pair.was_busy());
         if usable {
             self.measured += 1;
-            self.pace(stratum).busy = busy;
+            let pace = self.pace(stratum);
+            pace.busy = (pace.busy * 63 + if busy { WHOLE } else { 0 }) / 64;
         } else {
             pair.state = State::Free;
             self.pace(stratum).weight += weight;
@@ -162,22 +160,17 @@ impl Sampler {
     /// How many launches until the next sample: the budget's share, spread at random from 1 to twice that less one.
     pub(super) fn next_interval(&mut self, stratum: Stratum) -> u32 {
         let now = clock::now();
-        let (cost_ns, youth, random) =
-            (self.cost_ns, 1 + self.launches / YOUTH, self.next_random());
+        let (cost_ns, youth, random) = (self.cost_ns, 1 + self.launches / YOUTH, self.next_random());
         let pace = self.pace(stratum);
         let began = std::mem::replace(&mut pace.began, now);
         let most_ns = HOST_LAUNCH_NS.max(pace.gpu_ns);
-        let elapsed_ns = if began == 0 {
-            most_ns
-        } else {
-            clock::ns(now.wrapping_sub(began))
-        };
-        let launch_ns = (elapsed_ns / pace.drawn).clamp(50, most_ns);
-        let by_budget = if pace.busy && pace.gpu_ns > 0 {
-            BUBBLE_NS * GPU_SHARE / pace.gpu_ns
-        } else {
-            cost_ns * HOST_SHARE / launch_ns
-        };
+        let elapsed_ns = if began == 0 { most_ns } else { clock::ns(now.wrapping_sub(began)) };
+        // Slowly, all of it: were the distance to follow the phases of a program, a sample at the end of a long distance
+        // would stand for launches of another phase.
+        pace.launch_ns = drift(pace.launch_ns, (elapsed_ns / pace.drawn).clamp(50, most_ns), 32);
+        let by_host = cost_ns * HOST_SHARE * (WHOLE - pace.busy) / (pace.launch_ns * WHOLE);
+        let by_gpu = BUBBLE_NS * GPU_SHARE * pace.busy / (pace.gpu_ns.max(1) * WHOLE);
+        let by_budget = by_host.max(by_gpu);
         let mean = by_budget.min(youth).clamp(1, INTERVAL_MAX) as u32;
         let interval = 1 + random % (2 * mean - 1);
         pace.weight += u64::from(interval);
@@ -228,18 +221,23 @@ impl Sampler {
             let (stratum, weight) = (pair.subject.stratum, pair.weight);
             let pace = self.pace(stratum);
             match outcome {
-                Some(gpu_ns) if pace.gpu_ns == 0 => pace.gpu_ns = gpu_ns,
-                Some(gpu_ns) => pace.gpu_ns = (pace.gpu_ns * 255 + gpu_ns) / 256,
+                Some(gpu_ns) => pace.gpu_ns = drift(pace.gpu_ns, gpu_ns, 256),
                 None => pace.weight += weight,
             }
         }
     }
 }
 
+/// The whole of a share.
+const WHOLE: u64 = 1024;
+
+/// A running mean over about `span` values; the first one is taken as it is.
+fn drift(mean: u64, value: u64, span: u64) -> u64 {
+    if mean == 0 { value } else { (mean * (span - 1) + value) / span }
+}
+
 impl Drop for Sampler {
     fn drop(&mut self) {
-        pair::leave(
-            std::mem::replace(&mut self.pairs, std::array::from_fn(|_| Pair::new())).into_iter(),
-        );
+        pair::leave(std::mem::replace(&mut self.pairs, std::array::from_fn(|_| Pair::new())).into_iter());
     }
 }

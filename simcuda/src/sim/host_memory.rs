@@ -8,6 +8,7 @@ pub(crate) const ALLOC_FLAGS: u32 = 0x7;
 /// CU_MEMHOSTREGISTER_PORTABLE, DEVICEMAP, IOMEMORY and READ_ONLY.
 pub(crate) const REGISTER_FLAGS: u32 = 0xf;
 const DEVICE_MAP: u32 = 2;
+const PORTABLE: u32 = 1;
 const WRITE_COMBINED: u32 = 4;
 
 /// A page-locked range.
@@ -54,8 +55,12 @@ impl Memory {
             .checked_add(bytes)
             .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         let before = self.host.range(..end).next_back();
-        if before.is_some_and(|(start, block)| start + block.bytes > address) {
-            return Err(Status::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+        match before.filter(|(start, block)| *start + block.bytes > address) {
+            Some((_, block)) if block.registered => {
+                return Err(Status::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+            }
+            Some(_) => return Err(Status::CUDA_ERROR_INVALID_VALUE),
+            None => {}
         }
         self.insert_host(address, bytes, flags, true, context);
         Ok(())
@@ -70,8 +75,8 @@ impl Memory {
         context: usize,
     ) {
         let buffer_id = self.buffer_id();
-        // The driver reports every block as mapped, and does not tell which are portable.
-        let flags = flags & WRITE_COMBINED | DEVICE_MAP;
+        // The driver reports every block as mapped.
+        let flags = flags & (PORTABLE | WRITE_COMBINED) | DEVICE_MAP;
         self.host.insert(
             address,
             HostBlock {

@@ -4,11 +4,13 @@
 //! right result, the right exit code, and no word from the library unless it is a test of the library's words.
 
 mod allocators;
+mod captures;
 mod descriptors;
 mod endings;
 mod forks;
 mod launches;
 mod lookups;
+mod memory;
 mod pinned;
 mod quiet;
 mod settings;
