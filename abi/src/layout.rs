@@ -130,11 +130,11 @@ pub struct Shard {
     pub launch_sum_ns: AtomicU64,
     /// Largest value in `launch`, in nanoseconds.
     pub launch_max_ns: AtomicU64,
-    _reserved: [u64; 61],
-    /// Calls of each hook.
+    /// Calls of each hook; launches are the first, in the cache line of the fields above.
     pub calls: [AtomicU64; HOOKS],
     /// Host cost of launch calls below [`WINDOW_LIMIT_NS`](crate::histogram::WINDOW_LIMIT_NS).
     pub launch: [AtomicU64; WINDOW_BUCKETS],
+    _reserved: [u64; 61],
 }
 
 /// The first page of a segment: who wrote it and how to read the rest.
@@ -214,7 +214,8 @@ const _: () = {
     assert!(std::mem::offset_of!(Header, generation) == 24);
     assert!(std::mem::offset_of!(Header, devices) == 80);
     assert!(std::mem::offset_of!(Header, command) == 368);
-    assert!(std::mem::offset_of!(Shard, calls) == 512);
+    assert!(std::mem::offset_of!(Shard, calls) == 24);
+    assert!(std::mem::offset_of!(Shard, launch) == 1560);
     assert!(std::mem::offset_of!(Segment, hook_names) == 4096);
     assert!(std::mem::offset_of!(Segment, hook_kinds) == 13312);
     assert!(std::mem::offset_of!(Segment, errors) == 13696);

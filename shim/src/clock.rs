@@ -4,10 +4,9 @@
 //! says that it runs at one rate in every state ("invariant TSC", CPUID 0x80000007 EDX bit 8, AMD64 APM vol. 3 and Intel
 //! SDM vol. 3 17.17.1), with its rate measured once against `CLOCK_MONOTONIC`; elsewhere `clock_gettime` it is.
 
+use crate::hot::HOT;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Nanoseconds per tick times 2^32; 0 while ticks are nanoseconds.
-static SCALE: AtomicU64 = AtomicU64::new(0);
 static FIRST_TICKS: AtomicU64 = AtomicU64::new(0);
 static FIRST_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -17,7 +16,7 @@ const CALIBRATION_NS: u64 = 2_000_000;
 /// A moment, in ticks; only differences mean anything.
 #[inline]
 pub(crate) fn now() -> u64 {
-    if SCALE.load(Relaxed) == 0 {
+    if HOT.clock_scale.load(Relaxed) == 0 {
         return monotonic_ns();
     }
     rdtsc()
@@ -26,7 +25,7 @@ pub(crate) fn now() -> u64 {
 /// Nanoseconds in a number of ticks.
 #[inline]
 pub(crate) fn ns(ticks: u64) -> u64 {
-    let scale = SCALE.load(Relaxed);
+    let scale = HOT.clock_scale.load(Relaxed);
     if scale == 0 {
         return ticks;
     }
@@ -54,10 +53,11 @@ pub(crate) fn finish_calibration() {
     }
     let ticks = rdtsc().wrapping_sub(FIRST_TICKS.load(Relaxed));
     let scale = (u128::from(elapsed_ns) << 32) / u128::from(ticks.max(1));
-    SCALE.store(u64::try_from(scale).unwrap_or(0), Relaxed);
+    HOT.clock_scale.store(u64::try_from(scale).unwrap_or(0), Relaxed);
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
+#[cold]
 pub(crate) fn monotonic_ns() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC)
 }

@@ -9,7 +9,8 @@
 
 use crate::cuda::{Status, address, sys};
 use crate::dlsym;
-use crate::hook::{COUNT, Hook};
+use crate::hook::Hook;
+use crate::hot::HOT;
 use crate::segment;
 use aishim_abi::layout::HookState;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -18,7 +19,6 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-static REAL: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(std::ptr::null_mut()) }; COUNT];
 static LEARNT: AtomicBool = AtomicBool::new(false);
 
 /// Where the driver that was learnt is loaded.
@@ -27,7 +27,7 @@ static BASE: AtomicUsize = AtomicUsize::new(0);
 /// The driver's function for `hook`; null when it is absent or no lookup has come by yet.
 #[inline]
 pub(crate) fn real(hook: Hook) -> *const c_void {
-    REAL[hook as usize].load(Relaxed)
+    HOT.real[hook as usize].load(Relaxed)
 }
 
 /// Our function for the driver's function at `found`.
@@ -62,7 +62,7 @@ fn learn_from(scope: *mut c_void, base: usize, again: bool) {
         let is_drivers = !found.is_null() && base_of(found) == Some(base);
         // What another library put before the driver stays there, see `resolve_late`.
         if is_drivers && (again || real(*hook).is_null()) {
-            REAL[*hook as usize].store(found, Relaxed);
+            HOT.real[*hook as usize].store(found, Relaxed);
             segment::hook_state(*hook, HookState::Known);
         }
     }
@@ -96,7 +96,7 @@ pub(crate) fn resolve_late(hook: Hook) -> *const c_void {
         learn(scope, hook, found);
         if real(hook).is_null() {
             // A library between us and the driver has a function of that name: the program's calls go there.
-            REAL[hook as usize].store(found, Relaxed);
+            HOT.real[hook as usize].store(found, Relaxed);
             segment::hook_state(hook, HookState::Known);
         }
     }

@@ -39,6 +39,8 @@ macro_rules! export {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub(crate) unsafe extern "C-unwind" fn $name($($arg: <$ty as Abi>::Raw),*) -> Status {
             type Real = unsafe extern "C-unwind" fn($(<$ty as Abi>::Raw),*) -> Status;
+            #[cfg(feature = "panic-injection")]
+            crate::fence::injection::entered(Hook::$name);
             let mut real = driver::real(Hook::$name);
             if real.is_null() {
                 real = driver::resolve_late(Hook::$name);

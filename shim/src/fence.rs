@@ -9,6 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Runs `ours`; a panic turns the shim into pass-through for good and gives the default.
 pub(crate) fn fenced<R: Default>(ours: impl FnOnce() -> R) -> R {
     let _uncancelled = Uncancelled::begin();
+    #[cfg(feature = "panic-injection")]
+    let ours = || {
+        injection::strike();
+        ours()
+    };
     catch_unwind(AssertUnwindSafe(ours)).unwrap_or_else(|_| {
         life::panicked();
         R::default()
@@ -40,5 +45,29 @@ impl Drop for Uncancelled {
     fn drop(&mut self) {
         // SAFETY: as above; the state is the one that was found.
         unsafe { pthread_setcancelstate(self.before, std::ptr::null_mut()) };
+    }
+}
+
+#[cfg(feature = "panic-injection")]
+pub(crate) mod injection {
+    //! Test builds: a panic in our code of the hook that `PANIC_INJECTION` names.
+
+    use crate::hook::Hook;
+    use std::cell::Cell;
+
+    thread_local! {
+        static INSIDE: Cell<Option<Hook>> = const { Cell::new(None) };
+    }
+
+    /// The calling thread is in a hook.
+    pub(crate) fn entered(hook: Hook) {
+        INSIDE.set(Some(hook));
+    }
+
+    /// Panics where it is asked for.
+    pub(crate) fn strike() {
+        let asked = std::env::var_os("PANIC_INJECTION");
+        let is_here = |hook: Hook| asked.is_some_and(|name| hook.symbol().to_str().is_ok_and(|s| name == s));
+        assert!(!INSIDE.get().is_some_and(is_here), "injected");
     }
 }

@@ -8,7 +8,7 @@
 //! | `exports` | every exported symbol, among them `dlsym` |
 //! | `dlsym`, `driver` | how lookups are answered; the real driver's functions |
 //! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
-//! | `segment`, `thread`, `clock` | counting: the published segment, a thread's shard of it, time stamps |
+//! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
 //! | `pinned`, `gpu_fence` | the pool of pinned memory in this process, and when the GPU is done with a block |
 //! | `ranges` | whose an address is |
@@ -28,6 +28,7 @@ mod handlers;
 mod hook;
 #[cfg(test)]
 mod hooks_doc;
+mod hot;
 mod life;
 mod log;
 mod mode;

@@ -24,6 +24,9 @@ use std::time::SystemTime;
 /// Where the segment is, once it has been published.
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 
+/// A context has been made, so a child forked from here on is not one of its own.
+static CONTEXT: AtomicBool = AtomicBool::new(false);
+
 /// Held while the shim comes to life and while devices are noted.
 static BIRTH: Mutex<()> = Mutex::new(());
 
@@ -35,6 +38,11 @@ static CONSTRUCTOR: extern "C" fn() = {
     extern "C" fn loaded() {
         crate::dlsym::resolve();
         log::remember_stderr();
+        // A panic that the fence catches is told by `panicked`, in our words and where they may go.
+        std::panic::set_hook(Box::new(|_| {}));
+        // Now and not with the first context: a child forked while that is being made finds our locks taken.
+        // SAFETY: a function that stays where it is: the library is linked with -z nodelete.
+        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
         if crate::config::is_off() {
             mode::set(mode::PASS_THROUGH);
         }
@@ -44,6 +52,7 @@ static CONSTRUCTOR: extern "C" fn() = {
 
 /// A context has been made on a device: the first one brings the shim to life.
 pub(crate) fn context_made(device: i32) {
+    CONTEXT.store(true, SeqCst);
     let _birth = BIRTH.lock();
     activate();
     let mut uuid = [0; 16];
@@ -55,6 +64,7 @@ pub(crate) fn context_made(device: i32) {
 /// For a context that was made in a way we did not see: the first call that needs one finds it.
 pub(crate) fn late_activation() {
     if mode::mode() & mode::INACTIVE != 0 && driver::context() != 0 {
+        CONTEXT.store(true, SeqCst);
         let _birth = BIRTH.lock();
         activate();
     }
@@ -64,7 +74,6 @@ fn activate() {
     if mode::mode() & mode::INACTIVE == 0 {
         return;
     }
-    std::panic::set_hook(Box::new(|_| {}));
     let config = Config::from_environment();
     clock::finish_calibration();
     if !config.sampling {
@@ -72,11 +81,9 @@ fn activate() {
     }
     publish(&config);
     pinned::configure(config.pool_bytes);
-    // SAFETY: functions that stay where they are: the library is linked with -z nodelete.
-    unsafe {
-        libc::pthread_atfork(None, None, Some(forked));
-        libc::atexit(exiting);
-    }
+    // SAFETY: a function that stays where it is: the library is linked with -z nodelete.
+    unsafe { libc::atexit(exiting) };
+    thread::prepare();
     mode::clear(mode::INACTIVE);
 }
 
@@ -146,14 +153,22 @@ pub(crate) fn panicked() {
     mode::set(mode::PASS_THROUGH);
     segment::add(Statistic::Panics, 1);
     segment::set(Statistic::PassThrough, PassThrough::Panic as u64);
-    log::once(format_args!("an internal error was caught; the program goes on without aishim"));
+    // Other threads may have been on their way into code of ours.
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Relaxed) {
+        log::once(format_args!("an internal error was caught; the program goes on without aishim"));
+    }
 }
 
 /// In the child of a fork after a context existed: the context is the parent's and so is the segment. The driver
 /// refuses such a child everything, and we stay out of its way.
 extern "C" fn forked() {
+    if !CONTEXT.load(SeqCst) {
+        return;
+    }
     mode::set(mode::PASS_THROUGH);
     thread::forget();
+    pinned::disown();
     segment::disown();
 }
 

@@ -1,9 +1,7 @@
 //! One word that says whether anything out of the ordinary is the case; a launch reads it once.
 
-use std::sync::atomic::{
-    AtomicU32,
-    Ordering::{Relaxed, SeqCst},
-};
+use crate::hot::HOT;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// No context has been made yet: nothing is counted but what precedes a context.
 pub(crate) const INACTIVE: u32 = 1;
@@ -14,17 +12,15 @@ pub(crate) const CAPTURING: u32 = 4;
 /// The process has begun to exit: no driver calls of ours any more.
 pub(crate) const EXITING: u32 = 8;
 
-static MODE: AtomicU32 = AtomicU32::new(INACTIVE);
-
 /// The present mode; 0 is the ordinary one.
 #[inline]
 pub(crate) fn mode() -> u32 {
-    MODE.load(Relaxed)
+    HOT.mode.load(Relaxed)
 }
 
 /// The mode in the one order that all threads agree on; pairs with [`set`] in captures, see `capture`.
 pub(crate) fn mode_ordered() -> u32 {
-    MODE.load(SeqCst)
+    HOT.mode.load(SeqCst)
 }
 
 /// Whether calls are only forwarded.
@@ -40,10 +36,10 @@ pub(crate) fn may_call_driver() -> bool {
 
 /// Sets a bit.
 pub(crate) fn set(bit: u32) {
-    MODE.fetch_or(bit, SeqCst);
+    HOT.mode.fetch_or(bit, SeqCst);
 }
 
 /// Clears a bit.
 pub(crate) fn clear(bit: u32) {
-    MODE.fetch_and(!bit, SeqCst);
+    HOT.mode.fetch_and(!bit, SeqCst);
 }

@@ -221,6 +221,11 @@ pub(crate) fn forget_context(context: usize) {
     }
 }
 
+/// In a forked child: the pool is the parent's, and the driver has no memory for the child.
+pub(crate) fn disown() {
+    HOME.store(std::ptr::null_mut(), Release);
+}
+
 /// The program has waited for work: a good moment to see which freed blocks are safe again.
 pub(crate) fn tend() {
     if let Some(home) = home() {
@@ -234,14 +239,8 @@ fn publish(pool: &Pool) {
     segment::set(Statistic::PoolAllocated, stats.allocated_bytes);
     segment::set(Statistic::PoolQuarantined, stats.quarantined_bytes);
     segment::raise(Statistic::PoolHighWater, stats.high_water_bytes);
-    segment::raise(
-        Statistic::PoolHits,
-        EARLIER_HITS.load(Relaxed) + stats.hits,
-    );
-    segment::raise(
-        Statistic::PoolFences,
-        EARLIER_MARKS.load(Relaxed) + stats.marks_made,
-    );
+    segment::raise(Statistic::PoolHits, EARLIER_HITS.load(Relaxed) + stats.hits);
+    segment::raise(Statistic::PoolFences, EARLIER_MARKS.load(Relaxed) + stats.marks_made);
 }
 
 /// The driver as the source of page-locked memory.

@@ -6,6 +6,7 @@
 
 use crate::clock;
 use crate::hook::Hook;
+use crate::hot::HOT;
 use crate::sampling::Sampler;
 use crate::segment::{self, bump, segment};
 use aishim_abi::histogram::{WINDOW_LIMIT_NS, index_of};
@@ -28,17 +29,22 @@ std::arch::global_asm!(
     ".popsection",
 );
 
-/// A launching thread's own.
+/// A launching thread's own. What a launch touches comes first and shares a cache line.
+#[repr(C, align(64))]
 pub(crate) struct Thread {
     shard: &'static Shard,
-    /// The shard is this thread's alone: additions need no lock.
-    exclusive: bool,
+    /// The stream last worked on, as a key of `streams`.
+    pub(crate) last_stream: usize,
+    /// Its request was open when so many had ended; see [`hot`](crate::hot).
+    pub(crate) requests_ended: u32,
     /// Launches of kernels until the next sample.
     pub(crate) kernels_to_sample: u32,
     /// Graph launches until the next sample.
     pub(crate) graphs_to_sample: u32,
-    /// The stream last worked on, for an event's synchronisation that does not tell its own.
-    pub(crate) last_stream: usize,
+    /// The bucket in which the last launch was counted; the next one's is likely the same.
+    last_bucket: u32,
+    /// The shard is this thread's alone: additions need no lock.
+    exclusive: bool,
     /// Sampling of GPU time.
     pub(crate) sampler: Sampler,
 }
@@ -57,6 +63,36 @@ pub(crate) fn current() -> *mut Thread {
         );
     }
     thread
+}
+
+/// The same on the launch path. Only in the ordinary [`mode`](crate::mode), which [`prepare`] comes before.
+#[inline]
+pub(crate) fn current_hot() -> *mut Thread {
+    let thread: *mut Thread;
+    // SAFETY: the offset is that of the thread-local above, see `prepare`.
+    unsafe {
+        std::arch::asm!(
+            "mov {t}, qword ptr fs:[{o}]",
+            t = out(reg) thread,
+            o = in(reg) HOT.thread_offset.load(Relaxed),
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    thread
+}
+
+/// Makes [`current_hot`] possible.
+pub(crate) fn prepare() {
+    let offset: usize;
+    // SAFETY: reads the offset that the loader put into our GOT.
+    unsafe {
+        std::arch::asm!(
+            "mov {o}, qword ptr [rip + aishim_thread@GOTTPOFF]",
+            o = out(reg) offset,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    HOT.thread_offset.store(offset, Relaxed);
 }
 
 fn set_current(thread: *mut Thread) {
@@ -86,6 +122,8 @@ pub(crate) fn current_or_new() -> *mut Thread {
         kernels_to_sample: 1,
         graphs_to_sample: 1,
         last_stream: 0,
+        requests_ended: 0,
+        last_bucket: 0,
         sampler: Sampler::new(),
     }));
     // A thread whose end we would not be told keeps its shard for ever; it then uses the shared one instead.
@@ -123,6 +161,13 @@ unsafe fn release(thread: *mut Thread) {
 }
 
 impl Thread {
+    /// Brings what [`launched`](Self::launched) will touch into the cache while the driver is at work.
+    #[inline]
+    pub(crate) fn expect_launch(&self) {
+        prefetch(&raw const self.shard.launch_sum_ns);
+        prefetch(self.shard.launch.as_ptr().wrapping_add(self.last_bucket as usize));
+    }
+
     /// Counts a call of `hook`.
     #[inline]
     pub(crate) fn count(&self, hook: Hook) {
@@ -136,13 +181,15 @@ impl Thread {
 
     /// Counts a launch and what its call cost the host.
     #[inline]
-    pub(crate) fn launched(&self, hook: Hook, ticks: u64) {
+    pub(crate) fn launched(&mut self, hook: Hook, ticks: u64) {
         let cost_ns = clock::ns(ticks);
         if self.exclusive && cost_ns < WINDOW_LIMIT_NS {
             let shard = self.shard;
             bump(&shard.calls[hook as usize], 1);
-            if let Some(bucket) = shard.launch.get(index_of(cost_ns)) {
+            let index = index_of(cost_ns);
+            if let Some(bucket) = shard.launch.get(index) {
                 bump(bucket, 1);
+                self.last_bucket = index as u32;
             }
             bump(&shard.launch_sum_ns, cost_ns);
             if cost_ns > shard.launch_max_ns.load(Relaxed) {
@@ -162,6 +209,13 @@ impl Thread {
             segment::add(Statistic::SharedShardLaunches, 1);
         }
     }
+}
+
+#[inline]
+fn prefetch<T>(at: *const T) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a hint; it does not fault, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
 /// Counts a call outside of launches.

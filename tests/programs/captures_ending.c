@@ -108,8 +108,8 @@ static void odd_calls(void)
     begin(THREAD_LOCAL);
     printf("begin twice %u\n", (unsigned)cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
     printf("mode 7 %u\n", (unsigned)cuStreamBeginCapture_v2(other, 7));
-    printf("legacy stream %u\n", (unsigned)cuStreamBeginCapture_v2(NULL, RELAXED));
-    printf("end %u, again %u\n", end(), (unsigned)cuStreamEndCapture(stream, &graph));
+    printf("end %u\n", end());
+    printf("again %u\n", (unsigned)cuStreamEndCapture(stream, &graph));
     CHECK(cuStreamDestroy_v2(stream));
     CHECK(cuStreamDestroy_v2(other));
     after("odd calls");
@@ -154,8 +154,40 @@ static void two_at_once(void)
     after("two at once");
 }
 
+static pthread_barrier_t together;
+
+static void *capture_own_default(void *unused)
+{
+    CUgraph own;
+
+    CHECK(cuCtxSetCurrent(context));
+    for (int i = 0; i < 5; i++) {
+        CHECK(cuStreamBeginCapture_v2((CUstream)PER_THREAD, RELAXED));
+        pthread_barrier_wait(&together);
+        CHECK(launch_spin(0, (CUstream)PER_THREAD));
+        pthread_barrier_wait(&together);
+        CHECK(cuStreamEndCapture((CUstream)PER_THREAD, &own));
+        CHECK(cuGraphDestroy(own));
+    }
+    return unused;
+}
+
+/* The same handle, a stream for each thread. */
+static void own_default_streams(void)
+{
+    pthread_t thread[3];
+
+    pthread_barrier_init(&together, NULL, 3);
+    for (int i = 0; i < 3; i++)
+        pthread_create(&thread[i], NULL, capture_own_default, NULL);
+    for (int i = 0; i < 3; i++)
+        pthread_join(thread[i], NULL);
+    after("default streams");
+}
+
 int main(void)
 {
+    setvbuf(stdout, NULL, _IOLBF, 0);
     make_context();
     load_kernels();
     for (unsigned mode = GLOBAL; mode <= RELAXED; mode++) {
@@ -168,5 +200,6 @@ int main(void)
     destroyed_meanwhile();
     context_destroyed_meanwhile();
     two_at_once();
+    own_default_streams();
     return 0;
 }

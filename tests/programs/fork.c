@@ -127,6 +127,16 @@ static void plain(void)
     exit(3);
 }
 
+static void wait_for_ever(void)
+{
+    begin();
+    launch(3);
+    puts("waiting");
+    fflush(stdout);
+    for (;;)
+        pause();
+}
+
 /* The same process becomes another program: same PID, same start time. */
 static void replaced(char **argv)
 {
@@ -207,6 +217,8 @@ int main(int argc, char **argv)
         after(argv);
     else if (strcmp(how, "orphan") == 0)
         orphan(argv);
+    else if (strcmp(how, "wait") == 0)
+        wait_for_ever();
     else if (strcmp(how, "plain") == 0)
         plain();
     else if (strcmp(how, "replaced") == 0)

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! It prints `stamp_ns` (one time stamp, measured in turn with the launches), `launch_ns` and, batch by batch,
-//! `launch_less_two_stamps_ns`: medians over batches and threads. `--callgrind` instead makes a fixed number of launches inside
+//! `launch_less_two_stamps_ns`: medians over batches and threads. `--cold` does one launch at a time with the caches
+//! walked over in between. `--callgrind` instead makes a fixed number of launches inside
 //! one function and prints how many.
 
 use aishim_benches::stamps;
@@ -43,13 +44,16 @@ fn main() {
         println!("launches: {}", launch_meter_measured(launch, 10_000));
         return;
     }
+    if arguments.first().is_some_and(|a| a == "--cold") {
+        return report_cold(launch);
+    }
     let threads = match arguments.as_slice() {
         [flag, number] if flag == "--threads" => number.parse().ok(),
         [] => Some(1),
         _ => None,
     };
     let Some(threads) = threads.filter(|t| (1..=256).contains(t)) else {
-        eprintln!("usage: launch-meter [--threads N | --callgrind]    (N from 1 to 256)");
+        eprintln!("usage: launch-meter [--threads N | --cold | --callgrind]    (N from 1 to 256)");
         std::process::exit(2);
     };
     report(launch, threads);
@@ -70,10 +74,8 @@ fn report(launch: Launch, threads: usize) {
             })
         })
         .collect();
-    let pairs: Vec<(u64, u64)> = workers
-        .into_iter()
-        .flat_map(|w| -> Vec<(u64, u64)> { w.join().unwrap_or_default() })
-        .collect();
+    let pairs: Vec<(u64, u64)> =
+        workers.into_iter().flat_map(|w| -> Vec<(u64, u64)> { w.join().unwrap_or_default() }).collect();
     let ns = |ticks: u64| ticks as f64 * ns_per_tick / FUNCTIONS as f64;
     let launches: Vec<f64> = pairs.iter().map(|p| ns(p.0)).collect();
     let stamps: Vec<f64> = pairs.iter().map(|p| ns(p.1)).collect();
@@ -84,6 +86,29 @@ fn report(launch: Launch, threads: usize) {
         stamps::median(launches),
         stamps::median(beyond),
     );
+}
+
+/// Single launches with the caches cold, as between the operators of a large program: between two of them a buffer the
+/// size of the second-level cache is walked.
+fn report_cold(launch: Launch) {
+    const WALKED_BYTES: usize = 4 << 20;
+    let ns_per_tick = stamps::ns_per_tick();
+    let mut buffer = vec![1_u8; WALKED_BYTES];
+    launch_meter_warm(launch);
+    let mut once = |i: usize| {
+        for at in (0..WALKED_BYTES).step_by(64) {
+            buffer[at] = buffer[at].wrapping_add(1);
+        }
+        let start = stamps::ticks();
+        one(launch, i);
+        (stamps::ticks() - start) as f64 * ns_per_tick
+    };
+    // One stream, as most programs have it; the middle half, since some machines' counters move in steps of 10 ns.
+    let mut launches: Vec<f64> = (0..FUNCTIONS).map(|i| once(i * STREAMS)).collect();
+    launches.sort_by(f64::total_cmp);
+    let middle = &launches[FUNCTIONS / 4..FUNCTIONS * 3 / 4];
+    let mean = middle.iter().sum::<f64>() / middle.len() as f64;
+    println!("cold  launch_ns {mean:.2} (with about two stamps around it)");
 }
 
 /// One launch of every function, streams in turn; how many ticks it took.
@@ -102,21 +127,7 @@ fn one(launch: Launch, i: usize) {
     let function = black_box((0x5600_0000_0000 + i * 0x240) as *mut c_void);
     let stream = black_box((0x5610_0000_0000 + (i % STREAMS) * 0x3f0) as *mut c_void);
     // SAFETY: the null driver looks at none of it; a hook hands it on.
-    unsafe {
-        launch(
-            function,
-            64,
-            1,
-            1,
-            256,
-            1,
-            1,
-            0,
-            stream,
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-        )
-    };
+    unsafe { launch(function, 64, 1, 1, 256, 1, 1, 0, stream, std::ptr::null_mut(), std::ptr::null_mut()) };
 }
 
 #[inline(never)]
@@ -139,9 +150,8 @@ fn driver() -> Launch {
         // SAFETY: the signatures are those of the CUDA driver API.
         unsafe {
             let init = library.get::<unsafe extern "C" fn(u32) -> u32>(b"cuInit\0")?;
-            let retain = library.get::<unsafe extern "C" fn(*mut *mut c_void, i32) -> u32>(
-                b"cuDevicePrimaryCtxRetain\0",
-            )?;
+            let retain =
+                library.get::<unsafe extern "C" fn(*mut *mut c_void, i32) -> u32>(b"cuDevicePrimaryCtxRetain\0")?;
             init(0);
             retain(&raw mut context, 0);
             Ok(*library.get::<Launch>(b"cuLaunchKernel\0")?)

@@ -87,14 +87,16 @@ pub(crate) unsafe fn begin(hook: Hook, call: impl FnOnce() -> Status, stream: sy
     }
     fenced(opened);
     let status = forward(hook, call);
-    let key = streams::key(address(stream), hook);
-    fenced(|| match streams::find_or_take(key).filter(|_| status.is_ok()) {
-        Some(slot) => {
-            slot.capturing.store(true, Relaxed);
-            segment::add(Statistic::Captures, 1);
+    fenced(|| {
+        if !status.is_ok() {
+            return closed();
         }
-        // Refused by the driver; or a stream beyond our table, whose end we could not recognise.
-        None => closed(),
+        segment::add(Statistic::Captures, 1);
+        // A stream beyond our table, whose end we could not recognise: taken to be open for good, which costs samples
+        // and the pool. Taken to be closed, our own events would end it.
+        if let Some(slot) = streams::find_or_take(streams::capture_key(address(stream), hook)) {
+            slot.capturing.store(true, Relaxed);
+        }
     });
     status
 }
@@ -103,7 +105,7 @@ pub(crate) unsafe fn begin(hook: Hook, call: impl FnOnce() -> Status, stream: sy
 pub(crate) unsafe fn end(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     let status = forward(hook, call);
     if mode::may_call_driver() && !STILL_CAPTURING.contains(&status.0) {
-        fenced(|| stream_ends(streams::key(address(stream), hook)));
+        fenced(|| stream_ends(streams::capture_key(address(stream), hook)));
     }
     status
 }

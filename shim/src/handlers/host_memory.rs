@@ -53,7 +53,7 @@ pub(crate) unsafe fn alloc(
 /// cuMemFreeHost.
 pub(crate) unsafe fn free(hook: Hook, call: impl FnOnce() -> Status, memory: *mut c_void) -> Status {
     if mode::is_pass_through() {
-        return call();
+        return free_unpooled(address(memory), call);
     }
     let answer = fenced(|| {
         let answer = pinned::free(address(memory));
@@ -63,13 +63,19 @@ pub(crate) unsafe fn free(hook: Hook, call: impl FnOnce() -> Status, memory: *mu
         answer
     });
     let Some(status) = answer else {
-        return forward(hook, call);
+        return free_unpooled(address(memory), || forward(hook, call));
     };
     thread::count(hook);
     if !status.is_ok() {
         crate::segment::error(hook);
     }
     status
+}
+
+/// Lets the driver free what is not the pool's. After a panic blocks of the pool may still be in the program's hands;
+/// they are left where they are, since the first of a slab has the slab's address, and the driver would free all of it.
+fn free_unpooled(at: usize, call: impl FnOnce() -> Status) -> Status {
+    if pinned::contains(at) { Status::SUCCESS } else { call() }
 }
 
 /// cuMemHostRegister.

@@ -70,13 +70,18 @@ fn launch(
     countdown: impl Fn(&mut Thread) -> &mut u32,
     subject: impl FnOnce() -> Subject,
 ) -> Status {
-    let thread = thread::current();
-    if mode::mode() != 0 || thread.is_null() {
+    if mode::mode() != 0 {
+        return unusual(hook, call, stream);
+    }
+    let thread = thread::current_hot();
+    if thread.is_null() {
         return unusual(hook, call, stream);
     }
     // SAFETY: the calling thread's own; nothing else refers to it while this function runs, but for what the driver
     // calls back, which goes through this same function and leaves consistent numbers.
-    let to_sample = countdown(unsafe { &mut *thread });
+    let own = unsafe { &mut *thread };
+    own.expect_launch();
+    let to_sample = countdown(own);
     *to_sample = to_sample.wrapping_sub(1);
     if *to_sample == 0 {
         return sampling::launch(hook, call, stream, thread, subject());
@@ -97,7 +102,18 @@ pub(crate) fn finish(hook: Hook, status: Status, stream: usize, thread: *mut Thr
     if !status.is_ok() {
         return segment::error(hook);
     }
-    thread.last_stream = streams::work_begins(streams::key(stream, hook), start);
+    let key = streams::key(stream, hook);
+    // As a rule the request of this stream is open already, and nobody has ended one since.
+    if thread.last_stream != key || thread.requests_ended != streams::requests_ended() {
+        work_begins(thread, key, start);
+    }
+}
+
+/// The first work of a thread on another stream, or since a request has ended.
+#[inline(never)]
+fn work_begins(thread: &mut Thread, key: usize, start: u64) {
+    thread.requests_ended = streams::requests_ended();
+    thread.last_stream = streams::work_begins(key, start);
 }
 
 /// Not the ordinary case: no context known yet, first launch of the thread, capture, exit, or nothing of ours wanted.
@@ -123,7 +139,7 @@ fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
     if !status.is_ok() {
         segment::error(hook);
     } else if mode::mode() & mode::CAPTURING == 0 {
-        thread.last_stream = streams::work_begins(streams::key(stream, hook), start);
+        work_begins(thread, streams::key(stream, hook), start);
     }
     status
 }

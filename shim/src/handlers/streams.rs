@@ -11,13 +11,14 @@ use crate::fence::fenced;
 use crate::gpu_fence;
 use crate::handlers::{capture, work};
 use crate::hook::Hook;
+use crate::hot::HOT;
 use crate::mode;
 use crate::segment::{self, segment};
 use crate::thread;
 use aishim_abi::statistics::Statistic;
 use std::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 const SLOTS: usize = 1024;
@@ -94,6 +95,12 @@ fn open(slot: &Slot, now: u64) {
     }
 }
 
+/// How many requests have ended, modulo 2^32.
+#[inline]
+pub(crate) fn requests_ended() -> u32 {
+    HOT.requests_ended.load(Acquire)
+}
+
 /// Ends the request open on a stream, if there is one: the program has waited for it.
 pub(crate) fn request_ends(key: usize) {
     let key = if key == STREAM_PER_THREAD { per_thread_key() } else { key };
@@ -125,6 +132,9 @@ fn close(slot: &Slot) -> Option<u64> {
     if since == 0 {
         return None;
     }
+    // After the swap: a thread that sees the new number finds the request closed and opens another. One that launches
+    // at this very moment and does not see it yet takes its work for part of the request that ends, which it may be.
+    HOT.requests_ended.fetch_add(1, Release);
     segment::subtract(Statistic::OpenRequests, 1);
     Some(since)
 }
@@ -243,6 +253,15 @@ fn probe(key: usize) -> impl Iterator<Item = &'static Slot> {
 #[inline]
 fn start_of(key: usize) -> usize {
     (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (usize::BITS - SLOTS.ilog2())) % SLOTS
+}
+
+/// The key under which a stream's captures are kept: each thread's own default stream is one of its own.
+pub(crate) fn capture_key(stream: usize, hook: Hook) -> usize {
+    match key(stream, hook) {
+        // Made here where it is missing, so that it is the same when the capture ends.
+        STREAM_PER_THREAD if !thread::current_or_new().is_null() => per_thread_key(),
+        key => key,
+    }
 }
 
 /// The key for the calling thread's own default stream: the address of what the thread has of its own, which is no

@@ -4,9 +4,10 @@
 //! samples is counted in its place. Two cases have no usual time to compare with:
 //!
 //! * a function's first sample, when it is long: it is set aside until a second one says what it was;
-//! * the first launch after idle, whenever several follow it: the event before it runs at once, then the GPU may turn to
-//!   another process while the kernel is on its way, nearly always beside one that works without pause. Long, it is not
-//!   believed at all (unless the function is known to be long from launches further on); its weight goes to the next.
+//! * launches on an idle stream: the event before them runs at once, then the GPU may turn to another process while the
+//!   kernel is on its way, and beside one that works without pause it does so again and again at the same place of a
+//!   program. A long one is not believed at all (unless the function is known to be long from launches on a busy
+//!   stream); its weight goes to the next. Only where a program waits for each launch alone is there no other to be had.
 
 use crate::cuda::{Status, address, sys};
 use crate::fence::fenced;
@@ -35,7 +36,7 @@ pub(super) struct Sample {
     pub(super) time_ns: u64,
     /// Launches it stands for.
     pub(super) weight: u64,
-    /// It stood first after idle, with others behind it.
+    /// It came to an idle stream, in a program that launches several at a time.
     pub(super) doubtful: bool,
 }
 

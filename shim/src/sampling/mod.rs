@@ -9,8 +9,7 @@
 //! * **The gap.** On an idle stream the first event is done long before the host has submitted the kernel: the pair then
 //!   shows mostly the host. So the stream is asked before: if it is idle, the host's time from the first event to the
 //!   end of the launch call is subtracted; if it is busy and the first event still waits when the launch call has
-//!   returned, the pair is exact; if it has run meanwhile nobody knows, and the sample is discarded, its weight passed
-//!   on to the next. For the same reason nothing of ours stands between the launch and the second event.
+//!   returned, there was no gap. For the same reason nothing of ours stands between the launch and the second event.
 //! * **First launches** of a function load code, on the host: a launch call on an idle stream that takes more than
 //!   [`SLOW_NS`](sampler::SLOW_NS) is discarded.
 //! * **Others on the GPU.** A time slice given to another process inside a pair is not our time: 2 ms on a kernel of

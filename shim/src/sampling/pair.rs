@@ -38,8 +38,6 @@ pub(super) struct Pair {
     recorded: u64,
     gap_ns: u64,
     order: Order,
-    /// It was the first work after everything had been idle, so another process may have had the GPU.
-    pub(super) first_after_idle: bool,
 }
 
 // SAFETY: the pointers are handles of the driver, which any thread may use.
@@ -63,8 +61,6 @@ enum Order {
     Gap,
     /// The event waited behind earlier work until the launch was there.
     Close,
-    /// The earlier work ended while the launch was on its way.
-    Unsure,
 }
 
 impl Pair {
@@ -81,8 +77,7 @@ impl Pair {
             weight: 0,
             recorded: 0,
             gap_ns: 0,
-            order: Order::Unsure,
-            first_after_idle: false,
+            order: Order::Gap,
         }
     }
 
@@ -116,7 +111,7 @@ impl Pair {
             State::StartedIdle => Order::Gap,
             // Still waiting behind earlier work, a moment after the launch: the kernel follows it without a gap.
             _ if driver::event_query(self.start) == Status::NOT_READY => Order::Close,
-            _ => Order::Unsure,
+            _ => Order::Gap,
         };
         let usable = self.order == Order::Close || self.gap_ns < slow_ns;
         self.state = if usable { State::Pending } else { State::Free };
@@ -155,17 +150,15 @@ impl Pair {
     ///
     /// Beyond it there are, in terms of an empty pair and measured against CUPTI on an H200
     /// (benches/gpu/pair_overhead.py): with a gap, the gap and one empty pair; close behind earlier work, two and a
-    /// half. Where the earlier work ended while the launch was on its way, the gap is anything from none to all of it:
-    /// the mean of the two cases, with half a gap, is right on average. And the first event of an idle stream may have
-    /// been held up by another process's time slice: then there was no gap, and subtracting it leaves less than any
-    /// kernel takes.
+    /// half. Where the stream seemed busy and the event had run all the same, the earlier work as a rule had just ended
+    /// when the stream was asked, so that is a gap too. But an event may also have been held up, by that work or by
+    /// another process's time slice: then there was no gap, and subtracting it leaves less than any kernel takes.
     fn launch_alone(&self, between_ns: u64) -> Option<u64> {
         const SHORTEST_NS: u64 = 500;
         let empty_ns = segment().counters[Statistic::EmptyPair as usize].load(Relaxed);
         let close = between_ns.saturating_sub(empty_ns * 5 / 2);
         let time_ns = match self.order {
             Order::Close => close.max(SHORTEST_NS),
-            Order::Unsure => between_ns.saturating_sub(self.gap_ns / 4 + empty_ns * 7 / 4).max(SHORTEST_NS),
             Order::Gap => match between_ns.saturating_sub(self.gap_ns + empty_ns) {
                 too_short if too_short < SHORTEST_NS => close,
                 plausible => plausible,
@@ -264,7 +257,7 @@ pub(super) fn read(pair: &mut Pair, single_launches: bool) -> Result<Option<u64>
         }
         Elapsed::Ns(time_ns) => {
             let sample =
-                learnt::Sample { time_ns, weight: pair.weight, doubtful: pair.first_after_idle && !single_launches };
+                learnt::Sample { time_ns, weight: pair.weight, doubtful: !pair.was_busy() && !single_launches };
             segment::add(Statistic::GpuSamples, 1);
             Ok(learnt::learn(pair.subject.key, sample).then_some(time_ns))
         }

@@ -10,9 +10,8 @@ use crate::clock;
 use crate::cuda::{Status, sys};
 use crate::driver;
 use crate::handlers::capture::Section;
-use crate::segment::{self, segment};
+use crate::segment;
 use aishim_abi::statistics::Statistic;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Pairs a thread may have on the GPU at once. A program may run a thousand launches ahead of it; were the pairs too
 /// few, samples would gather where they come free, at certain places of the program.
@@ -118,12 +117,11 @@ impl Sampler {
         let Some(index) = self.pairs.iter().position(|p| p.state == State::Free) else {
             return;
         };
-        let first_after_idle = segment().counters[Statistic::OpenRequests as usize].load(Relaxed) == 0;
         let pair = &mut self.pairs[index];
         if !pair.begin(stream, driver::context()) {
             return;
         }
-        (pair.subject, pair.first_after_idle) = (subject, first_after_idle);
+        pair.subject = subject;
         self.pairs[index].weight = std::mem::take(&mut self.pace(subject.stratum).weight);
         self.open = Some((index, section));
         self.spent(began);

@@ -3,15 +3,22 @@
 //! A scenario is a C program in `programs/` and a test here, one file a topic. Each test expects of its program the
 //! right result, the right exit code, and no word from the library unless it is a test of the library's words.
 
+mod aictl;
 mod allocators;
 mod captures;
+mod cudart;
 mod descriptors;
 mod endings;
 mod forks;
+mod headers;
 mod launches;
 mod lookups;
+mod many;
 mod memory;
+mod panics;
 mod pinned;
 mod quiet;
 mod settings;
 mod signals;
+mod soak;
+mod threads;
