@@ -7,6 +7,7 @@ enum { N = 1000 };
 
 static int launches;
 static CUdeviceptr a, b;
+static pthread_barrier_t recorded;
 
 static void refused(CUstream stream)
 {
@@ -52,6 +53,7 @@ static void *work(void *unused)
     CHECK(cuMemAlloc_v2(&sum, N * sizeof(float)));
     CHECK(cuStreamCreate(&own, 1));
     graph = record(sum);
+    pthread_barrier_wait(&recorded); /* nobody may wait for the context while anybody captures */
     for (int i = 0; i < launches; i++) {
         /* the default stream by 0 and by name, and one of the thread's own */
         CUstream streams[] = {own, (CUstream)PER_THREAD, NULL};
@@ -77,6 +79,7 @@ int main(int argc, char **argv)
     load_kernels();
     a = device_floats(N, 1);
     b = device_floats(N, 2);
+    pthread_barrier_init(&recorded, NULL, threads);
     for (int i = 0; i < threads; i++)
         ASSERT(pthread_create(&thread[i], NULL, work, NULL) == 0);
     for (int i = 0; i < threads; i++)

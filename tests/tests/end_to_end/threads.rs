@@ -1,4 +1,4 @@
-//! Threads of unusual kinds: with tiny stacks, launching while they end, forking while another one comes to life.
+//! Threads of unusual kinds: with small stacks, launching while they end, forking while another one comes to life.
 
 use aishim_abi::statistics::Statistic;
 use aishim_tests::program::fakecuda;
@@ -14,7 +14,7 @@ fn odd(sandbox: &Sandbox, kind: &str) -> Outcome {
 }
 
 #[test]
-fn with_the_smallest_stacks() {
+fn with_small_stacks() {
     let sandbox = Sandbox::new();
     let outcome = odd(&sandbox, "small");
     assert_eq!(sandbox.segment(outcome.pid).calls("cuLaunchKernel"), 600);
