@@ -36,7 +36,8 @@ main() {
 # All that is executed within launch-meter's measured loop, by launch, with this library preloaded.
 per_launch() {
     local launches total
-    LD_PRELOAD=$1 LD_LIBRARY_PATH=$built/null-driver AISHIM_DIR=$scratch \
+    # Sampling goes by time, so it is off here.
+    LD_PRELOAD=$1 LD_LIBRARY_PATH=$built/null-driver AISHIM_DIR=$scratch AISHIM_SAMPLE=off \
         valgrind --quiet --tool=callgrind --callgrind-out-file="$scratch/callgrind.out" --collect-atstart=no \
         --toggle-collect="$measured" "$built/release/launch-meter" --callgrind >"$scratch/output" 2>"$scratch/errors" ||
         fail "launch-meter failed under callgrind:" "$(cat "$scratch/errors")"

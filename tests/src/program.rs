@@ -54,17 +54,13 @@ impl Program {
     /// The same, linked to the fake driver of `fakecuda.c`; it runs with [`fakecuda`] as its library path.
     #[must_use]
     pub fn on_fakecuda(self) -> Self {
-        self.via(Via::Itself)
-            .flag(format!("-L{}", fakecuda().display()))
-            .flag("-l:libcuda.so.1")
+        self.via(Via::Itself).flag(format!("-L{}", fakecuda().display())).flag("-l:libcuda.so.1")
     }
 
     /// A shared library instead of a program, with that soname.
     #[must_use]
     pub fn shared(self, soname: &str) -> Self {
-        self.via(Via::Itself)
-            .flag("-shared")
-            .flag(format!("-Wl,-soname,{soname}"))
+        self.via(Via::Itself).flag("-shared").flag(format!("-Wl,-soname,{soname}"))
     }
 
     /// Builds it, unless this process has done so already, as a file named `name` in a folder of its own.
@@ -76,10 +72,7 @@ impl Program {
         static BUILT: OnceLock<Mutex<HashMap<String, Arc<OnceLock<PathBuf>>>>> = OnceLock::new();
         let command = self.command();
         let key = format!("{name} {command:?}");
-        let mut built = BUILT
-            .get_or_init(Mutex::default)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
         let place = Arc::clone(built.entry(key).or_default());
         drop(built);
         place.get_or_init(|| compile(command, name)).clone()
@@ -129,18 +122,12 @@ fn compile(mut command: Command, name: &str) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     format!("{command:?}").hash(&mut hasher);
     let test = std::env::current_exe().expect("the test's own path");
-    let folder = test
-        .with_extension("programs")
-        .join(format!("{name}-{:016x}", hasher.finish()));
+    let folder = test.with_extension("programs").join(format!("{name}-{:016x}", hasher.finish()));
     std::fs::create_dir_all(&folder).expect("a folder beside the test's executable");
     let path = folder.join(name);
     // Written elsewhere and renamed: a program of an earlier run may still be at work.
     let fresh = folder.join(format!(".{name}.{}", std::process::id()));
-    let output = command
-        .arg("-o")
-        .arg(&fresh)
-        .output()
-        .expect("cc, the C compiler");
+    let output = command.arg("-o").arg(&fresh).output().expect("cc, the C compiler");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}\n{said}");
     std::fs::rename(&fresh, &path).expect("a rename within a folder");

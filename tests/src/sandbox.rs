@@ -57,10 +57,7 @@ impl Sandbox {
     pub fn new() -> Self {
         let mut builder = tempfile::Builder::new();
         builder.prefix("aishim-test-");
-        let root = builder
-            .tempdir_in("/dev/shm")
-            .or_else(|_| builder.tempdir())
-            .expect("a temporary folder");
+        let root = builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).expect("a temporary folder");
         std::fs::create_dir(root.path().join("run")).expect("a folder in a new folder");
         Self { root }
     }
@@ -152,11 +149,7 @@ impl Sandbox {
     /// Where there is none, or more than one.
     #[must_use]
     pub fn segment(&self, pid: u32) -> Segment {
-        let mut of_pid: Vec<_> = self
-            .segments()
-            .into_iter()
-            .filter(|s| s.copy.pid() == pid)
-            .collect();
+        let mut of_pid: Vec<_> = self.segments().into_iter().filter(|s| s.copy.pid() == pid).collect();
         assert_eq!(of_pid.len(), 1, "segments of process {pid}");
         of_pid.remove(0)
     }
@@ -211,12 +204,7 @@ impl Running {
         let Some(status) = end_of(&mut self.child) else {
             panic!("it hangs; so far: {}{}", self.said("stdout"), self.said("stderr"));
         };
-        Outcome {
-            pid: self.child.id(),
-            status,
-            stdout: self.said("stdout"),
-            stderr: self.said("stderr"),
-        }
+        Outcome { pid: self.child.id(), status, stdout: self.said("stdout"), stderr: self.said("stderr") }
     }
 
     /// Waits until it has written a line that holds `text` to stdout.
@@ -277,10 +265,7 @@ impl Outcome {
     /// Where that is not so.
     #[track_caller]
     pub fn assert_same(&self, other: &Self) {
-        assert_eq!(
-            (&self.status, &self.stdout, &self.stderr),
-            (&other.status, &other.stdout, &other.stderr)
-        );
+        assert_eq!((&self.status, &self.stdout, &self.stderr), (&other.status, &other.stdout, &other.stderr));
     }
 }
 
@@ -298,10 +283,7 @@ impl Segment {
     }
 
     fn hook(&self, name: &str) -> aishim_abi::reader::Hook {
-        self.copy
-            .hooks()
-            .find(|h| h.name == name)
-            .unwrap_or_else(|| panic!("{name} is not hooked"))
+        self.copy.hooks().find(|h| h.name == name).unwrap_or_else(|| panic!("{name} is not hooked"))
     }
 
     /// A counter or gauge.

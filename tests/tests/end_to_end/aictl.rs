@@ -84,7 +84,8 @@ fn passes_the_end_of_a_program_on() {
 #[test]
 fn names_cause_and_cure() {
     let sandbox = Sandbox::new();
-    let missing = sandbox.run(sandbox.native(dist::aictl()).args(["run", "--", "true"]).env("AISHIM_LIB", "/no/such.so"));
+    let missing =
+        sandbox.run(sandbox.native(dist::aictl()).args(["run", "--", "true"]).env("AISHIM_LIB", "/no/such.so"));
     assert_eq!(missing.code(), Some(1));
     assert!(missing.stderr.contains("/no/such.so"), "{}", missing.stderr);
     let nobody = aictl(&sandbox, &["stats", "4194303"]);

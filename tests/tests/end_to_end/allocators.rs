@@ -15,10 +15,8 @@ fn beside(name: &str, package: &str) {
         return;
     };
     let shim = dist::shim();
-    let orders = [
-        format!("{}:{}", allocator.display(), shim.display()),
-        format!("{}:{}", shim.display(), allocator.display()),
-    ];
+    let orders =
+        [format!("{}:{}", allocator.display(), shim.display()), format!("{}:{}", shim.display(), allocator.display())];
     for preload in orders {
         let sandbox = Sandbox::new();
         let program = Program::new("forms").build();

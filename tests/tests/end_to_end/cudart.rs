@@ -62,10 +62,7 @@ fn dynamic_13() {
 #[test]
 fn static_13() {
     let archive = fetched("13/lib/libcudart_static.a");
-    let program = Program::new("cudart")
-        .via(Via::Itself)
-        .flag("-DSTATIC")
-        .flag(archive.display().to_string())
-        .flag("-lrt");
+    let program =
+        Program::new("cudart").via(Via::Itself).flag("-DSTATIC").flag(archive.display().to_string()).flag("-lrt");
     holds_ours(&program, &[], "13000");
 }

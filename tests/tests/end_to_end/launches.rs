@@ -5,20 +5,11 @@ use aishim_abi::statistics::Statistic;
 use aishim_tests::sandbox::Segment;
 use aishim_tests::{Program, Sandbox, Via};
 
-const FORMS: [&str; 4] = [
-    "cuLaunchKernel",
-    "cuLaunchKernelEx",
-    "cuLaunchCooperativeKernel",
-    "cuGraphLaunch",
-];
+const FORMS: [&str; 4] = ["cuLaunchKernel", "cuLaunchKernelEx", "cuLaunchCooperativeKernel", "cuGraphLaunch"];
 
 fn assert_counts(segment: &Segment, threads: u64, launches: u64, suffix: &str) {
     for form in FORMS {
-        let (captured, refused) = if form == "cuLaunchKernel" {
-            (threads, 2 * threads)
-        } else {
-            (0, 0)
-        };
+        let (captured, refused) = if form == "cuLaunchKernel" { (threads, 2 * threads) } else { (0, 0) };
         let name = format!("{form}{suffix}");
         let expected = threads * launches + captured + refused;
         assert_eq!(segment.calls(&name), expected, "{name}");

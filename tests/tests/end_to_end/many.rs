@@ -50,9 +50,7 @@ fn some_that_are_killed_at_any_moment() {
     let program = Program::new("forms").build();
     let sandbox = Sandbox::new();
     for round in 0..10_u64 {
-        let mut running: Vec<_> = (0..4)
-            .map(|_| sandbox.start(sandbox.shimmed(&program).args(["2", "200"])))
-            .collect();
+        let mut running: Vec<_> = (0..4).map(|_| sandbox.start(sandbox.shimmed(&program).args(["2", "200"]))).collect();
         std::thread::sleep(Duration::from_millis(4 * round));
         let mut survivor = running.pop().expect("one of four");
         for one in &mut running {

@@ -60,7 +60,9 @@ fn a_pool_size_that_is_no_number_or_too_large() {
 
 #[test]
 fn values_that_other_variables_do_not_take() {
-    for (name, value) in [("AISHIM_PRIORITY", "101"), ("AISHIM_SAMPLE", "no"), ("AISHIM_LOG", "loud"), ("AISHIM", "maybe")] {
+    for (name, value) in
+        [("AISHIM_PRIORITY", "101"), ("AISHIM_SAMPLE", "no"), ("AISHIM_LOG", "loud"), ("AISHIM", "maybe")]
+    {
         let (sandbox, outcome) = with_variable(name, value);
         assert_one_line(&outcome, &[name, value]);
         assert_eq!(sandbox.segment(outcome.pid).copy.priority(), 20);
@@ -112,11 +114,7 @@ fn a_stderr_that_is_a_broken_or_a_full_pipe() {
         let keep = is_full.then_some(reader);
         let sandbox = Sandbox::new();
         let mut command = sandbox.shimmed(Program::new("bounds").build());
-        let mut child = command
-            .env("AISHIM_POOL_MIB", "lots")
-            .stderr(writer)
-            .spawn()
-            .expect("a child");
+        let mut child = command.env("AISHIM_POOL_MIB", "lots").stderr(writer).spawn().expect("a child");
         let status = end_of(&mut child).expect("it hangs");
         assert_eq!(status.code(), Some(6), "{status}");
         drop(keep);
@@ -217,11 +215,7 @@ fn under_limit(which: &str, limit: &str, stderr_is_file: bool) -> Outcome {
     let program = Program::new("bounds").flag("-DBARE").on_fakecuda().build();
     let mut command = sandbox.shimmed(program);
     command.args([which, limit]).env("LD_LIBRARY_PATH", fakecuda());
-    let outcome = if stderr_is_file {
-        sandbox.run(&mut command)
-    } else {
-        run_into_pipe(command)
-    };
+    let outcome = if stderr_is_file { sandbox.run(&mut command) } else { run_into_pipe(command) };
     assert_eq!(outcome.code(), Some(6), "{outcome:?}");
     assert_eq!(sandbox.files(), Vec::<String>::new());
     outcome
@@ -234,12 +228,7 @@ fn run_into_pipe(mut command: Command) -> Outcome {
     drop(command);
     let mut stderr = String::new();
     reader.read_to_string(&mut stderr).expect("text");
-    Outcome {
-        pid: child.id(),
-        status,
-        stdout: String::new(),
-        stderr,
-    }
+    Outcome { pid: child.id(), status, stdout: String::new(), stderr }
 }
 
 #[test]
@@ -286,7 +275,8 @@ fn a_strangers_directory_under_our_name() {
     const UID: u32 = 54_321;
     let directory = format!("/dev/shm/aishim-{UID}");
     // SAFETY: geteuid(2) cannot fail.
-    if unsafe { libc::geteuid() } != 0 || Path::new("/run/aishim").exists() || std::fs::create_dir(&directory).is_err() {
+    if unsafe { libc::geteuid() } != 0 || Path::new("/run/aishim").exists() || std::fs::create_dir(&directory).is_err()
+    {
         println!("skipped: only root can make a stranger's directory");
         return;
     }
