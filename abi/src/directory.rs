@@ -45,18 +45,11 @@ pub fn prepare(directory: &Path, uid: u32) -> io::Result<()> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // Only the name in /dev/shm can be taken by a stranger; a directory the user named may well be a link.
-    let flags = if directory == of_user(uid) {
-        flags | OFlags::NOFOLLOW
-    } else {
-        flags
-    };
+    let flags = if directory == of_user(uid) { flags | OFlags::NOFOLLOW } else { flags };
     let handle = rustix::fs::open(directory, flags, Mode::empty())?;
     let owner = rustix::fs::fstat(&handle)?.st_uid;
     if owner != uid && directory == of_user(uid) {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("it belongs to user {owner}"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to user {owner}")));
     }
     Ok(())
 }

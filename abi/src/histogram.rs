@@ -26,11 +26,7 @@ pub const WINDOW_BUCKETS: usize = index_of(WINDOW_LIMIT_NS - 1) + 1;
 #[inline]
 #[must_use]
 pub const fn index_of(value_ns: u64) -> usize {
-    let value = if value_ns > HIGHEST_NS {
-        HIGHEST_NS
-    } else {
-        value_ns
-    };
+    let value = if value_ns > HIGHEST_NS { HIGHEST_NS } else { value_ns };
     // The position of the highest bit, at least that of the linear part, says how far to shift.
     let shift = u64::BITS - (value | (LINEAR - 1)).leading_zeros() - (HALF_BITS + 1);
     ((shift as usize) << HALF_BITS) + (value >> shift) as usize

@@ -32,8 +32,7 @@ pub(crate) fn words(segment: *const Segment) -> Vec<u64> {
     // SAFETY: the caller's segment lives as long as the process (it is the shim's static); it is aligned to 4096 and
     // made of whole 8-byte words, each of which is only written through atomics of the same or a smaller size while
     // this runs.
-    let words =
-        unsafe { std::slice::from_raw_parts(segment.cast::<AtomicU64>(), SEGMENT_BYTES / 8) };
+    let words = unsafe { std::slice::from_raw_parts(segment.cast::<AtomicU64>(), SEGMENT_BYTES / 8) };
     words.iter().map(|w| w.load(Ordering::Relaxed)).collect()
 }
 

@@ -6,8 +6,7 @@
 
 use crate::histogram;
 use crate::layout::{
-    self, DEVICES, HOOKS, HookKind, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, UNKNOWN_NAMES,
-    VERSION,
+    self, DEVICES, HOOKS, HookKind, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, UNKNOWN_NAMES, VERSION,
 };
 use crate::mapping;
 use crate::statistics::Statistic;
@@ -43,11 +42,7 @@ pub enum ReadError {
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(errno) => write!(
-                f,
-                "cannot be read: {}",
-                std::io::Error::from_raw_os_error(*errno)
-            ),
+            Self::Io(errno) => write!(f, "cannot be read: {}", std::io::Error::from_raw_os_error(*errno)),
             Self::Truncated { bytes } => write!(f, "ends after {bytes} of {SEGMENT_BYTES} bytes"),
             Self::NotASegment => f.write_str("is not a segment of aishim"),
             Self::OtherVersion { found } => {
@@ -180,11 +175,7 @@ impl SegmentCopy {
         if header.pid.load(Relaxed) == 0 {
             return corrupt("pid");
         }
-        if copy
-            .hook_kinds
-            .iter()
-            .any(|k| HookKind::from_byte(*k).is_none())
-        {
+        if copy.hook_kinds.iter().any(|k| HookKind::from_byte(*k).is_none()) {
             return corrupt("hook_kinds");
         }
         Ok(Self { copy })
@@ -306,10 +297,7 @@ impl SegmentCopy {
             Which::Request => &self.copy.request,
         };
         let mut copy = HistogramCopy {
-            counts: full.buckets[..histogram::BUCKETS]
-                .iter()
-                .map(|c| c.load(Relaxed))
-                .collect(),
+            counts: full.buckets[..histogram::BUCKETS].iter().map(|c| c.load(Relaxed)).collect(),
             sum_ns: full.sum_ns.load(Relaxed),
             max_ns: full.max_ns.load(Relaxed).min(histogram::HIGHEST_NS),
         };
@@ -325,9 +313,7 @@ impl SegmentCopy {
                 *count = count.saturating_add(more.load(Relaxed));
             }
             to.sum_ns = to.sum_ns.saturating_add(shard.launch_sum_ns.load(Relaxed));
-            to.max_ns = to
-                .max_ns
-                .max(shard.launch_max_ns.load(Relaxed).min(histogram::HIGHEST_NS));
+            to.max_ns = to.max_ns.max(shard.launch_max_ns.load(Relaxed).min(histogram::HIGHEST_NS));
         }
     }
 }

@@ -31,12 +31,7 @@ const KEEP_UNFINISHED: Duration = Duration::from_secs(60);
 /// # Safety
 /// `segment` is accessed through atomics alone from now on, by all threads, and stays where it is while the process
 /// lives.
-pub unsafe fn publish(
-    segment: *mut Segment,
-    directory: &Path,
-    pid: u32,
-    start_ticks: u64,
-) -> io::Result<PathBuf> {
+pub unsafe fn publish(segment: *mut Segment, directory: &Path, pid: u32, start_ticks: u64) -> io::Result<PathBuf> {
     let unfinished = directory.join(format!(".{pid}-{start_ticks}.new"));
     let finished = directory.join(format!("{pid}-{start_ticks}.seg"));
     let file = create(&unfinished)?;
@@ -156,14 +151,9 @@ fn note_end(file: &OwnedFd, path: &Path) -> (Entry, PathBuf) {
     let now = SystemTime::now();
     // A moment to come would keep the file for ever.
     let ended = stamped.unwrap_or(now).min(now);
-    let since_epoch = ended
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec {
             tv_sec: since_epoch.as_secs().cast_signed(),
             tv_nsec: since_epoch.subsec_nanos().into(),
@@ -171,12 +161,8 @@ fn note_end(file: &OwnedFd, path: &Path) -> (Entry, PathBuf) {
     };
     let renamed = path.with_extension("ended");
     // Both fail on somebody else's file; then the next observer with the right to it notes the end.
-    let noted =
-        rustix::fs::futimens(file, &times).is_ok() && rustix::fs::rename(path, &renamed).is_ok();
-    (
-        Entry::Ended(ended),
-        if noted { renamed } else { path.to_owned() },
-    )
+    let noted = rustix::fs::futimens(file, &times).is_ok() && rustix::fs::rename(path, &renamed).is_ok();
+    (Entry::Ended(ended), if noted { renamed } else { path.to_owned() })
 }
 
 /// Removes what ended more than [`KEEP_ENDED`] ago (or would end that far in the future, where the clock was set back) and notes what has ended since; returns how many files went.
@@ -184,10 +170,7 @@ pub fn sweep(directory: &Path, now: SystemTime) -> usize {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return 0;
     };
-    entries
-        .flatten()
-        .filter(|entry| sweep_one(&entry.path(), now))
-        .count()
+    entries.flatten().filter(|entry| sweep_one(&entry.path(), now)).count()
 }
 
 fn sweep_one(path: &Path, now: SystemTime) -> bool {
@@ -240,11 +223,7 @@ fn begins_as_segment(file: &OwnedFd) -> bool {
 pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let is_segment = |p: &PathBuf| is_named(p, "seg") || is_named(p, "ended");
     let entries = std::fs::read_dir(directory)?;
-    Ok(entries
-        .flatten()
-        .map(|e| e.path())
-        .filter(is_segment)
-        .collect())
+    Ok(entries.flatten().map(|e| e.path()).filter(is_segment).collect())
 }
 
 /// Opens a file of the runtime directory for reading; never blocks on a FIFO laid there, never follows a link.
@@ -256,10 +235,7 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     let file = rustix::fs::open(path, flags, Mode::empty())?;
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
     if kind != FileType::RegularFile {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is no regular file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
     Ok(file)
 }
@@ -267,10 +243,7 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
 fn modified(file: &OwnedFd) -> io::Result<SystemTime> {
     let status = rustix::fs::fstat(file)?;
     let seconds = u64::try_from(status.st_mtime).unwrap_or(0);
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "nanoseconds are below 10^9"
-    )]
+    #[allow(clippy::cast_possible_truncation, reason = "nanoseconds are below 10^9")]
     let nanoseconds = status.st_mtime_nsec as u32;
     Ok(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
 }

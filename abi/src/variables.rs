@@ -72,12 +72,7 @@ pub const ALL: &[Variable] = &[
         default: "20",
         text: "Priority of the process on the GPU; higher is more important.",
     },
-    Variable {
-        name: "AISHIM_SAMPLE",
-        values: SWITCH,
-        default: "on",
-        text: "Turns the measuring of GPU time off.",
-    },
+    Variable { name: "AISHIM_SAMPLE", values: SWITCH, default: "on", text: "Turns the measuring of GPU time off." },
 ];
 
 impl Variable {
@@ -93,9 +88,7 @@ impl Variable {
         value.is_empty()
             || match self.values {
                 Values::Words(words) => words.iter().any(|w| value == *w),
-                Values::Number(low, high) => {
-                    number(value).is_some_and(|n| (low..=high).contains(&n))
-                }
+                Values::Number(low, high) => number(value).is_some_and(|n| (low..=high).contains(&n)),
                 Values::Path => true,
             }
     }
@@ -111,8 +104,7 @@ pub fn is_unknown(name: &OsStr) -> bool {
 fn number(value: &OsStr) -> Option<u64> {
     let text = value.to_str()?;
     // The standard library's parser takes a leading plus sign, we do not.
-    text.starts_with(|c: char| c.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.starts_with(|c: char| c.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 impl fmt::Display for Values {

@@ -70,9 +70,7 @@ fn older_and_newer_versions_are_told_apart_from_damage() {
 fn a_file_cut_at_any_page_or_field_is_truncated() {
     let sample = good();
     let pages = (0..SEGMENT_BYTES).step_by(4096);
-    let boundaries = pages
-        .flat_map(|p| [p.saturating_sub(1), p, p + 1])
-        .chain(0..64);
+    let boundaries = pages.flat_map(|p| [p.saturating_sub(1), p, p + 1]).chain(0..64);
     for bytes in boundaries.filter(|b| *b < SEGMENT_BYTES) {
         let read = SegmentCopy::from_bytes(&sample.bytes[..bytes]);
         assert_eq!(read.err(), Some(ReadError::Truncated { bytes }));
@@ -92,10 +90,7 @@ fn a_file_is_read_as_bytes_are() {
         assert_eq!(from_file, from_bytes);
     }
     let directory = std::fs::File::open(directory.path()).unwrap();
-    assert!(matches!(
-        SegmentCopy::read(&directory).err(),
-        Some(ReadError::Io(_))
-    ));
+    assert!(matches!(SegmentCopy::read(&directory).err(), Some(ReadError::Io(_))));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use aishim_abi::histogram::{BUCKETS, HIGHEST_NS, WINDOW_BUCKETS, WINDOW_LIMIT_NS};
 use aishim_abi::layout::{
-    BUCKET_ROOM, COUNTERS, DEVICES, HOOKS, Header, Histogram, NAME_BYTES, SEGMENT_BYTES, SHARDS,
-    Segment, Shard, UNKNOWN_NAMES, VERSION,
+    BUCKET_ROOM, COUNTERS, DEVICES, HOOKS, Header, Histogram, NAME_BYTES, SEGMENT_BYTES, SHARDS, Segment, Shard,
+    UNKNOWN_NAMES, VERSION,
 };
 use aishim_abi::statistics::{ALL, Kind};
 use aishim_abi::variables;
@@ -25,16 +25,8 @@ fn assert_table(what: &str, rows: &[String]) {
     let ours: Vec<&str> = table.lines().collect();
     // Behind the columns compared, a row may say more.
     let begins = |line: &&str, row: &&str| line.starts_with(row);
-    let is_table = |window: &[&str]| {
-        window
-            .iter()
-            .zip(&ours)
-            .all(|(line, row)| begins(line, row))
-    };
-    assert!(
-        found.windows(ours.len()).any(is_table),
-        "docs/protocol.md must have this table of {what}:\n{table}"
-    );
+    let is_table = |window: &[&str]| window.iter().zip(&ours).all(|(line, row)| begins(line, row));
+    assert!(found.windows(ours.len()).any(is_table), "docs/protocol.md must have this table of {what}:\n{table}");
 }
 
 #[test]
@@ -49,10 +41,7 @@ fn offsets_are_those_of_the_layout() {
         &offsets!(Segment: header, hook_names, hook_kinds, hook_states, errors, counters, launch, gpu, request, shards),
     );
     assert_table("a histogram", &offsets!(Histogram: sum_ns, max_ns, buckets));
-    assert_table(
-        "a shard",
-        &offsets!(Shard: owner_tid, launch_sum_ns, launch_max_ns, calls, launch),
-    );
+    assert_table("a shard", &offsets!(Shard: owner_tid, launch_sum_ns, launch_max_ns, calls, launch));
 }
 
 #[test]
@@ -71,10 +60,7 @@ fn limits_are_those_of_the_layout() {
         ("buckets of a histogram", BUCKETS),
         ("room for buckets", BUCKET_ROOM),
         ("buckets of a shard's histogram", WINDOW_BUCKETS),
-        (
-            "nanoseconds from which a launch call is counted in the full histogram",
-            WINDOW_LIMIT_NS as usize,
-        ),
+        ("nanoseconds from which a launch call is counted in the full histogram", WINDOW_LIMIT_NS as usize),
         ("largest value in nanoseconds", HIGHEST_NS as usize),
     ];
     let rows = limits.map(|(what, number)| format!("| {what} | {number} |"));
@@ -89,10 +75,7 @@ fn statistics_are_those_declared() {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
         };
-        format!(
-            "| {index} | `{}` | {kind} | {} |",
-            declared.key, declared.text
-        )
+        format!("| {index} | `{}` | {kind} | {} |", declared.key, declared.text)
     };
     let rows: Vec<String> = ALL.iter().enumerate().map(row).collect();
     assert_table("statistics", &rows);
@@ -100,12 +83,7 @@ fn statistics_are_those_declared() {
 
 #[test]
 fn variables_are_those_declared() {
-    let row = |v: &variables::Variable| {
-        format!(
-            "| `{}` | {} | {} | {} |",
-            v.name, v.values, v.default, v.text
-        )
-    };
+    let row = |v: &variables::Variable| format!("| `{}` | {} | {} | {} |", v.name, v.values, v.default, v.text);
     let rows: Vec<String> = variables::ALL.iter().map(row).collect();
     assert_table("variables", &rows);
 }

@@ -26,14 +26,7 @@ fn child() {
     };
     let segment = filled_segment(std::process::id());
     // SAFETY: the segment was allocated for this and is never freed; this process has no other thread that touches it.
-    let published = unsafe {
-        segment_file::publish(
-            segment,
-            Path::new(&directory),
-            std::process::id(),
-            CHILD_TICKS,
-        )
-    };
+    let published = unsafe { segment_file::publish(segment, Path::new(&directory), std::process::id(), CHILD_TICKS) };
     // SAFETY: as above; whether or not it was published, its memory is mapped.
     let header = unsafe { &(*segment).header };
     match published {
@@ -41,20 +34,14 @@ fn child() {
         // What was counted before must still be there, and counting must go on.
         Err(e) => {
             header.priority.fetch_add(1, Relaxed);
-            say(&format!(
-                "{:?} {}",
-                e.raw_os_error(),
-                header.priority.load(Relaxed)
-            ));
+            say(&format!("{:?} {}", e.raw_os_error(), header.priority.load(Relaxed)));
         }
     }
     let mut order = [0];
     while std::io::stdin().read_exact(&mut order).is_ok() {
         match order[0] {
             b'+' => drop(header.priority.fetch_add(1, Relaxed)),
-            b'e' => header
-                .ended_unix_ns
-                .store(1_600_000_000_000_000_000, Relaxed),
+            b'e' => header.ended_unix_ns.store(1_600_000_000_000_000_000, Relaxed),
             // SAFETY: as above.
             b'd' => unsafe { segment_file::disown(segment).unwrap() },
             _ => std::process::abort(),
@@ -98,13 +85,7 @@ impl Publisher {
 
     fn start_by(mut command: Command, directory: &Path) -> Self {
         let mut child = command
-            .args([
-                "--exact",
-                "child",
-                "--ignored",
-                "--nocapture",
-                "--test-threads=1",
-            ])
+            .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
             .env(DIRECTORY, directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -112,11 +93,7 @@ impl Publisher {
             .unwrap();
         let mut answers = BufReader::new(child.stdout.take().unwrap());
         let first = answer(&mut answers);
-        Self {
-            child,
-            answers,
-            first,
-        }
+        Self { child, answers, first }
     }
 
     fn path(&self) -> PathBuf {
@@ -124,12 +101,7 @@ impl Publisher {
     }
 
     fn order(&mut self, what: u8) -> String {
-        self.child
-            .stdin
-            .as_mut()
-            .unwrap()
-            .write_all(&[what])
-            .unwrap();
+        self.child.stdin.as_mut().unwrap().write_all(&[what]).unwrap();
         answer(&mut self.answers)
     }
 
@@ -158,18 +130,11 @@ fn read(path: &Path) -> SegmentCopy {
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap();
-    entries
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect()
+    entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn set_modified(path: &Path, when: SystemTime) {
-    std::fs::File::options()
-        .append(true)
-        .open(path)
-        .unwrap()
-        .set_modified(when)
-        .unwrap();
+    std::fs::File::options().append(true).open(path).unwrap().set_modified(when).unwrap();
 }
 
 #[test]
@@ -200,16 +165,12 @@ fn a_killed_process_is_found_dead_and_noted() {
     let before = SystemTime::now();
     let (entry, at) = segment_file::probe(&path).unwrap();
     assert_eq!(at, path.with_extension("ended"));
-    let Entry::Ended(when) = entry else {
-        panic!("{entry:?}")
-    };
+    let Entry::Ended(when) = entry else { panic!("{entry:?}") };
     assert!(when >= before && when <= SystemTime::now());
     assert_eq!(read(&at).priority(), 21, "the final figures stay");
     // Asked again it answers the same moment (which the file system may keep less finely).
     let (again, _) = segment_file::probe(&at).unwrap();
-    let Entry::Ended(noted) = again else {
-        panic!("{again:?}")
-    };
+    let Entry::Ended(noted) = again else { panic!("{again:?}") };
     assert!(when.duration_since(noted).unwrap() < Duration::from_millis(20));
 }
 
@@ -218,11 +179,7 @@ fn an_orderly_end_keeps_its_moment() {
     let directory = tempfile::tempdir().unwrap();
     let mut publisher = Publisher::start(directory.path());
     publisher.order(b'e');
-    assert_eq!(
-        segment_file::probe(&publisher.path()).unwrap().0,
-        Entry::Alive,
-        "it still runs"
-    );
+    assert_eq!(segment_file::probe(&publisher.path()).unwrap().0, Entry::Alive, "it still runs");
     publisher.kill();
     let (entry, at) = segment_file::probe(&publisher.path()).unwrap();
     let moment = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
@@ -260,23 +217,16 @@ fn a_sweep_removes_what_ended_ten_minutes_ago_and_nothing_else() {
     let mut left = names(at);
     left.sort();
     assert_eq!(left, ["1-1.seg", "2-2.ended", "3-3.ended", "notes.txt"]);
-    assert_eq!(
-        segment_file::sweep(at, now + KEEP_ENDED + Duration::from_secs(60)),
-        2
-    );
+    assert_eq!(segment_file::sweep(at, now + KEEP_ENDED + Duration::from_secs(60)), 2);
 }
 
 #[test]
 fn moments_to_come_do_not_keep_a_file_for_ever() {
     let directory = tempfile::tempdir().unwrap();
     let now = SystemTime::now();
-    let path = Sample::new(5, 5)
-        .ended_unix_ns(u64::MAX)
-        .dead(directory.path());
+    let path = Sample::new(5, 5).ended_unix_ns(u64::MAX).dead(directory.path());
     let (entry, at) = segment_file::probe(&path).unwrap();
-    let Entry::Ended(when) = entry else {
-        panic!("{entry:?}")
-    };
+    let Entry::Ended(when) = entry else { panic!("{entry:?}") };
     assert!(when <= SystemTime::now());
     set_modified(&at, now + 10 * KEEP_ENDED);
     assert_eq!(segment_file::sweep(directory.path(), now), 1);
@@ -315,15 +265,7 @@ fn what_is_not_ours_is_neither_renamed_nor_removed() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let long_ago = SystemTime::now() - 10 * KEEP_ENDED;
-    let foreign = [
-        "1-1.seg",
-        "2-2.ended",
-        "lecture.seg",
-        "a-1.ended",
-        "x.new",
-        "3-.seg",
-        "-3.ended",
-    ];
+    let foreign = ["1-1.seg", "2-2.ended", "lecture.seg", "a-1.ended", "x.new", "3-.seg", "-3.ended"];
     for name in foreign {
         std::fs::write(at.join(name), "somebody's data, of some length").unwrap();
         set_modified(&at.join(name), long_ago);
@@ -345,14 +287,7 @@ fn what_is_no_file_is_not_opened() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let fifo = at.join("1-1.seg");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        0o600.into(),
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     let link = at.join("2-2.seg");
     std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
     let folder = at.join("3-3.seg");
@@ -360,10 +295,7 @@ fn what_is_no_file_is_not_opened() {
     for path in [&fifo, &link, &folder] {
         assert!(segment_file::probe(path).is_err(), "{}", path.display());
     }
-    assert_eq!(
-        segment_file::sweep(at, SystemTime::now() + 2 * KEEP_ENDED),
-        0
-    );
+    assert_eq!(segment_file::sweep(at, SystemTime::now() + 2 * KEEP_ENDED), 0);
     assert_eq!(names(at).len(), 3);
 }
 
@@ -373,9 +305,7 @@ fn a_file_size_limit_is_an_error_and_no_signal() {
     let mut command = Command::new("sh");
     let program = std::env::current_exe().unwrap();
     // Blocks of 512 bytes by POSIX, of 1024 in bash: below a segment either way.
-    command
-        .args(["-c", "ulimit -f 100; exec \"$0\" \"$@\""])
-        .arg(program);
+    command.args(["-c", "ulimit -f 100; exec \"$0\" \"$@\""]).arg(program);
     let publisher = Publisher::start_by(command, directory.path());
     let too_large = rustix::io::Errno::FBIG.raw_os_error();
     assert_eq!(publisher.first, format!("Some({too_large}) 21"));
@@ -388,9 +318,7 @@ fn a_full_file_system_leaves_everything_as_it_was() {
     let mut command = Command::new("unshare");
     let mount = "mount -t tmpfs -o size=128k none \"$SEGMENT_FILE_TEST_DIRECTORY\" || exit 99; exec \"$0\" \"$@\"";
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount]);
-    command
-        .arg(std::env::current_exe().unwrap())
-        .stderr(Stdio::null());
+    command.arg(std::env::current_exe().unwrap()).stderr(Stdio::null());
     let mut publisher = Publisher::start_by(command, directory.path());
     if publisher.first.is_empty() {
         let status = publisher.child.wait().unwrap();

@@ -59,25 +59,15 @@ fn program_folder() -> Result<PathBuf, Unusable> {
     let program = std::env::current_exe().ok();
     let folder = program.as_deref().and_then(Path::parent);
     let cause = || "aictl does not know where it is installed".to_owned();
-    folder
-        .map(Path::to_owned)
-        .ok_or_else(|| unusable(cause(), "mount /proc, or"))
+    folder.map(Path::to_owned).ok_or_else(|| unusable(cause(), "mount /proc, or"))
 }
 
 fn library_near(folder: &Path) -> Result<PathBuf, Unusable> {
-    let places = [
-        folder.to_owned(),
-        folder.join("../lib"),
-        folder.join("../lib/aishim"),
-    ];
-    let mut found = places
-        .iter()
-        .filter_map(|p| std::fs::canonicalize(p.join(LIBRARY)).ok());
+    let places = [folder.to_owned(), folder.join("../lib"), folder.join("../lib/aishim")];
+    let mut found = places.iter().filter_map(|p| std::fs::canonicalize(p.join(LIBRARY)).ok());
     found.next().ok_or_else(|| {
         let folder = folder.display();
-        let cause = format!(
-            "{LIBRARY} is not beside aictl ({folder}), nor in ../lib or ../lib/aishim of it"
-        );
+        let cause = format!("{LIBRARY} is not beside aictl ({folder}), nor in ../lib or ../lib/aishim of it");
         unusable(cause, "install it there, or")
     })
 }
@@ -88,13 +78,8 @@ fn check_path(path: &Path) -> Result<(), Unusable> {
     let splits = |b: &u8| b.is_ascii_whitespace() || matches!(b, b':' | b'$');
     if bytes.iter().any(splits) {
         let path = path.display();
-        let cause = format!(
-            "the path {path} holds a blank, a colon or a dollar sign, which LD_PRELOAD cannot carry"
-        );
-        return Err(unusable(
-            cause,
-            "move the library to a path without them, or",
-        ));
+        let cause = format!("the path {path} holds a blank, a colon or a dollar sign, which LD_PRELOAD cannot carry");
+        return Err(unusable(cause, "move the library to a path without them, or"));
     }
     Ok(())
 }
@@ -117,11 +102,7 @@ fn check_object(path: &Path) -> Result<(), Unusable> {
 }
 
 const fn own_machine() -> u16 {
-    if cfg!(target_arch = "aarch64") {
-        libc::EM_AARCH64
-    } else {
-        libc::EM_X86_64
-    }
+    if cfg!(target_arch = "aarch64") { libc::EM_AARCH64 } else { libc::EM_X86_64 }
 }
 
 /// The value of LD_PRELOAD with `library` first and whatever was there behind it.
@@ -164,14 +145,8 @@ mod tests {
         let ours = Path::new("/opt/libaishim.so");
         let merged = |existing: &str| merged(ours, Some(OsStr::new(existing)));
         assert_eq!(merged(""), "/opt/libaishim.so");
-        assert_eq!(
-            merged("libjemalloc.so.2"),
-            "/opt/libaishim.so:libjemalloc.so.2"
-        );
-        assert_eq!(
-            merged("a.so /opt/libaishim.so:b.so"),
-            "/opt/libaishim.so:a.so:b.so"
-        );
+        assert_eq!(merged("libjemalloc.so.2"), "/opt/libaishim.so:libjemalloc.so.2");
+        assert_eq!(merged("a.so /opt/libaishim.so:b.so"), "/opt/libaishim.so:a.so:b.so");
         assert_eq!(super::merged(ours, None), "/opt/libaishim.so");
     }
 
@@ -202,33 +177,17 @@ mod tests {
     fn what_is_no_library_is_refused() {
         assert!(check_object(&std::env::current_exe().unwrap()).is_ok());
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(
-            check_object(file.path())
-                .unwrap_err()
-                .cause
-                .contains("cannot be read")
-        );
+        assert!(check_object(file.path()).unwrap_err().cause.contains("cannot be read"));
         std::fs::write(file.path(), "#!/bin/sh\necho this is no library\n").unwrap();
-        assert!(
-            check_object(file.path())
-                .unwrap_err()
-                .cause
-                .contains("no ELF file")
-        );
+        assert!(check_object(file.path()).unwrap_err().cause.contains("no ELF file"));
     }
 
     #[test]
     fn a_removed_library_is_still_recognised() {
         let line = b"7f00-7f01 r-xp 00000000 00:01 2 /opt/x/libaishim.so (deleted)";
         assert!(maps_library(line, LIBRARY));
-        assert!(maps_library(
-            b"7f00-7f01 r-xp 0 00:01 2 /opt/libaishim.so",
-            LIBRARY
-        ));
-        assert!(!maps_library(
-            b"7f00-7f01 r-xp 0 00:01 2 /opt/notlibaishim.so",
-            LIBRARY
-        ));
+        assert!(maps_library(b"7f00-7f01 r-xp 0 00:01 2 /opt/libaishim.so", LIBRARY));
+        assert!(!maps_library(b"7f00-7f01 r-xp 0 00:01 2 /opt/notlibaishim.so", LIBRARY));
         assert!(!maps_library(b"7f00-7f01 r-xp 0 00:00 0", LIBRARY));
     }
 }

@@ -16,17 +16,11 @@ pub(crate) fn process(snapshot: &Snapshot, pid: u32) -> Result<&Process, Failure
 fn find(snapshot: &Snapshot, pid: u32) -> Option<&Process> {
     // In a container a process knows itself by another PID than we do.
     let identity = Identity::of(pid);
-    let is_it = |p: &&Process| {
-        identity.is_some_and(|i| (p.pid, p.start_ticks) == (i.innermost_pid, i.start_ticks))
-    };
+    let is_it = |p: &&Process| identity.is_some_and(|i| (p.pid, p.start_ticks) == (i.innermost_pid, i.start_ticks));
     let processes = &snapshot.processes;
     let living = processes.iter().find(|p| p.pid == pid && !p.has_ended());
     let ended = processes.iter().filter(|p| p.pid == pid);
-    processes
-        .iter()
-        .find(is_it)
-        .or(living)
-        .or_else(|| ended.max_by_key(|p| p.ended))
+    processes.iter().find(is_it).or(living).or_else(|| ended.max_by_key(|p| p.ended))
 }
 
 fn missing(snapshot: &Snapshot, pid: u32) -> Failure {

@@ -12,11 +12,7 @@ pub(crate) fn duration(ns: u64) -> String {
 
 /// A size such as `512B`, `4.00KiB` or `1.50GiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
-    scaled(
-        bytes as f64,
-        1024.0,
-        &["B", "KiB", "MiB", "GiB", "TiB", "PiB"],
-    )
+    scaled(bytes as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
 }
 
 /// A number in full up to eight digits, then such as `123M`.

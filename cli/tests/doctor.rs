@@ -23,28 +23,20 @@ fn finding(output: &Output, level: &str, subject: &str) -> String {
     let text = stdout(output);
     let start = format!("{level:<5} {subject}");
     let mut lines = text.lines().skip_while(|l| !l.starts_with(&start));
-    let found = lines
-        .next()
-        .unwrap_or_else(|| panic!("no {start:?} in\n{text}"));
+    let found = lines.next().unwrap_or_else(|| panic!("no {start:?} in\n{text}"));
     format!("{found}\n{}", lines.next().unwrap_or_default())
 }
 
 #[test]
 fn every_fail_and_warning_has_a_cure() {
     let directory = tempfile::tempdir().unwrap();
-    let output = doctor(directory.path())
-        .env("AISHIM_LIB", "/no/such.so")
-        .output()
-        .unwrap();
+    let output = doctor(directory.path()).env("AISHIM_LIB", "/no/such.so").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = stdout(&output);
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let level = line.split(' ').next().unwrap();
-        assert!(
-            ["ok", "warn", "FAIL", "", "SIMULATED"].contains(&level),
-            "{line}"
-        );
+        assert!(["ok", "warn", "FAIL", "", "SIMULATED"].contains(&level), "{line}");
         if level == "FAIL" || level == "warn" {
             assert!(lines.peek().unwrap().starts_with("      cure: "), "{line}");
         }
@@ -68,10 +60,7 @@ fn a_library_that_does_not_load_fails() {
     // The beginning of a library, which is enough to be taken for one and too little to be loaded.
     let stump = directory.path().join("stump.so");
     std::fs::write(&stump, &std::fs::read(harmless_library()).unwrap()[..512]).unwrap();
-    let output = doctor(directory.path())
-        .env("AISHIM_LIB", &stump)
-        .output()
-        .unwrap();
+    let output = doctor(directory.path()).env("AISHIM_LIB", &stump).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(finding(&output, "FAIL", "library").contains("stump.so"));
 }
@@ -95,16 +84,10 @@ fn leftovers_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let _alive = Sample::new(1, 1).alive(directory.path());
     Sample::new(2, 2).dead(directory.path());
-    Sample::new(3, 3)
-        .ended_unix_ns(1_600_000_000_000_000_000)
-        .dead(directory.path());
+    Sample::new(3, 3).ended_unix_ns(1_600_000_000_000_000_000).dead(directory.path());
     std::fs::write(directory.path().join("4-4.seg"), "short").unwrap();
     let output = doctor(directory.path()).output().unwrap();
-    let line = finding(
-        &output,
-        "warn",
-        "segments: 1 of living processes, 1 of ended ones, 1 left over",
-    );
+    let line = finding(&output, "warn", "segments: 1 of living processes, 1 of ended ones, 1 left over");
     assert!(line.contains("cure"), "{line}");
     assert!(finding(&output, "warn", "segments left out").contains("4-4.seg"));
 }
@@ -113,47 +96,19 @@ fn leftovers_are_counted() {
 fn wrong_variables_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = doctor(directory.path());
-    let output = command
-        .env("AISHIM_POOL_SIZE", "1")
-        .env("AISHIM_POOL_MIB", "1e3")
-        .output()
-        .unwrap();
+    let output = command.env("AISHIM_POOL_SIZE", "1").env("AISHIM_POOL_MIB", "1e3").output().unwrap();
     let lines = stdout(&output);
-    assert!(
-        lines.contains("AISHIM_POOL_SIZE is no variable of aishim"),
-        "{lines}"
-    );
-    assert!(
-        lines.contains("AISHIM_POOL_MIB=1e3 is not taken"),
-        "{lines}"
-    );
+    assert!(lines.contains("AISHIM_POOL_SIZE is no variable of aishim"), "{lines}");
+    assert!(lines.contains("AISHIM_POOL_MIB=1e3 is not taken"), "{lines}");
 }
 
 #[test]
 fn a_process_is_judged_by_its_segment() {
     let directory = tempfile::tempdir().unwrap();
     Sample::new(2_000_000_000, 1)
-        .hook(
-            "cuLaunchKernel",
-            HookKind::Launch,
-            HookState::HandedOut,
-            5,
-            0,
-        )
-        .hook(
-            "cuMemFree_v2",
-            HookKind::DeviceMemory,
-            HookState::Known,
-            0,
-            0,
-        )
-        .hook(
-            "cuMemcpyBatchAsync",
-            HookKind::Copy,
-            HookState::Absent,
-            0,
-            0,
-        )
+        .hook("cuLaunchKernel", HookKind::Launch, HookState::HandedOut, 5, 0)
+        .hook("cuMemFree_v2", HookKind::DeviceMemory, HookState::Known, 0, 0)
+        .hook("cuMemcpyBatchAsync", HookKind::Copy, HookState::Absent, 0, 0)
         .unknown("cuLaunchKernel_v9")
         .statistic(Statistic::UnknownLookups, 3)
         .statistic(Statistic::PassThrough, 1)
@@ -179,18 +134,11 @@ fn a_process_without_the_library_fails_and_none_at_all_is_exit_code_4() {
     let ourselves = std::process::id().to_string();
     let output = doctor(directory.path()).arg(&ourselves).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let line = finding(
-        &output,
-        "FAIL",
-        &format!("process {ourselves}: the library is not loaded"),
-    );
+    let line = finding(&output, "FAIL", &format!("process {ourselves}: the library is not loaded"));
     assert!(line.contains("aictl run"), "{line}");
     let output = doctor(directory.path()).arg("2147483632").output().unwrap();
     assert_eq!(output.status.code(), Some(4));
-    assert!(
-        stderr(&output).contains("there is no process"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("there is no process"), "{output:?}");
 }
 
 #[test]
@@ -198,11 +146,7 @@ fn a_file_size_limit_below_a_segment_fails() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("sh");
     command
-        .args([
-            "-c",
-            "ulimit -f 100; exec \"$0\" doctor",
-            env!("CARGO_BIN_EXE_aictl"),
-        ])
+        .args(["-c", "ulimit -f 100; exec \"$0\" doctor", env!("CARGO_BIN_EXE_aictl")])
         .env("AISHIM_DIR", directory.path());
     let output = command.output().unwrap();
     assert!(finding(&output, "FAIL", "file size").contains("ulimit"));

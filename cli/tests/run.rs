@@ -11,10 +11,7 @@ use std::time::{Duration, Instant};
 
 fn run(arguments: &[&str]) -> Command {
     let mut command = aictl(Path::new("/nowhere"));
-    command
-        .env("AISHIM_LIB", harmless_library())
-        .arg("run")
-        .args(arguments);
+    command.env("AISHIM_LIB", harmless_library()).arg("run").args(arguments);
     command
 }
 
@@ -42,10 +39,7 @@ fn a_program_that_a_signal_ended_gives_128_and_the_signal() {
 fn a_program_that_cannot_be_started_gives_127_or_126() {
     let output = run(&["--", "no-such-program"]).output().unwrap();
     assert_eq!(output.status.code(), Some(127));
-    assert!(
-        stderr(&output).contains("no-such-program is not found"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("no-such-program is not found"), "{output:?}");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("data");
     std::fs::write(&file, "no program").unwrap();
@@ -67,30 +61,14 @@ fn the_library_is_preloaded_before_what_was_there() {
     // Another that is there on every system; the loader takes names as well as paths.
     let output = run(&print).env("LD_PRELOAD", "libm.so.6").output().unwrap();
     assert_eq!(stdout(&output).trim(), format!("{library}:libm.so.6"));
-    let print = [
-        "--env",
-        "LD_PRELOAD=libdl.so.2",
-        "--",
-        "sh",
-        "-c",
-        "echo $LD_PRELOAD",
-    ];
+    let print = ["--env", "LD_PRELOAD=libdl.so.2", "--", "sh", "-c", "echo $LD_PRELOAD"];
     let output = run(&print).env("LD_PRELOAD", "libm.so.6").output().unwrap();
     assert_eq!(stdout(&output).trim(), format!("{library}:libdl.so.2"));
 }
 
 #[test]
 fn variables_are_set_for_the_program() {
-    let arguments = [
-        "--env",
-        "A=1",
-        "--env",
-        "B=x=y z",
-        "--",
-        "sh",
-        "-c",
-        "echo $A,$B",
-    ];
+    let arguments = ["--env", "A=1", "--env", "B=x=y z", "--", "sh", "-c", "echo $A,$B"];
     let output = run(&arguments).output().unwrap();
     assert_eq!(stdout(&output).trim(), "1,x=y z");
     assert!(output.stderr.is_empty(), "{output:?}");
@@ -100,26 +78,11 @@ fn variables_are_set_for_the_program() {
 
 #[test]
 fn a_wrong_variable_is_named_and_the_program_runs_on() {
-    let arguments = [
-        "--env",
-        "AISHIM_POOL=1",
-        "--env",
-        "AISHIM_POOL_MIB=lots",
-        "--",
-        "sh",
-        "-c",
-        "exit 5",
-    ];
+    let arguments = ["--env", "AISHIM_POOL=1", "--env", "AISHIM_POOL_MIB=lots", "--", "sh", "-c", "exit 5"];
     let output = run(&arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(5));
-    assert!(
-        stderr(&output).contains("AISHIM_POOL is no variable"),
-        "{output:?}"
-    );
-    assert!(
-        stderr(&output).contains("a number from 0 to 65536"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("AISHIM_POOL is no variable"), "{output:?}");
+    assert!(stderr(&output).contains("a number from 0 to 65536"), "{output:?}");
 }
 
 #[test]
@@ -129,10 +92,7 @@ fn container_clients_are_warned_about() {
     std::os::unix::fs::symlink("/bin/true", &docker).unwrap();
     let output = run(&["--", docker.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert!(
-        stderr(&output).contains("do not inherit LD_PRELOAD"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("do not inherit LD_PRELOAD"), "{output:?}");
 }
 
 #[test]
@@ -143,22 +103,12 @@ fn a_missing_or_unusable_library_is_one_sentence_and_exit_1() {
     let text = directory.path().join("text.so");
     std::fs::write(&text, "this is no library, but it is long enough").unwrap();
     let gone = directory.path().join("gone.so");
-    for (library, words) in [
-        (&gone, "cannot be found"),
-        (&blank, "LD_PRELOAD cannot carry"),
-        (&text, "no ELF file"),
-    ] {
-        let output = run(&["--", "echo", "ran"])
-            .env("AISHIM_LIB", library)
-            .output()
-            .unwrap();
+    for (library, words) in [(&gone, "cannot be found"), (&blank, "LD_PRELOAD cannot carry"), (&text, "no ELF file")] {
+        let output = run(&["--", "echo", "ran"]).env("AISHIM_LIB", library).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(output.stdout.is_empty(), "the program must not run");
         let said = stderr(&output);
-        assert!(
-            said.contains(words) && said.contains("AISHIM_LIB"),
-            "{said}"
-        );
+        assert!(said.contains(words) && said.contains("AISHIM_LIB"), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
     }
 }
@@ -166,14 +116,7 @@ fn a_missing_or_unusable_library_is_one_sentence_and_exit_1() {
 #[test]
 fn no_program_is_a_mistake_of_usage() {
     assert_eq!(run(&[]).output().unwrap().status.code(), Some(2));
-    assert_eq!(
-        run(&["--env", "A", "--", "true"])
-            .output()
-            .unwrap()
-            .status
-            .code(),
-        Some(2)
-    );
+    assert_eq!(run(&["--env", "A", "--", "true"]).output().unwrap().status.code(), Some(2));
 }
 
 /// A shell script under aictl that has said that it is ready.
@@ -184,11 +127,7 @@ struct Script {
 
 impl Script {
     fn start(script: &str) -> Self {
-        let mut aictl = run(&["--", "sh", "-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut aictl = run(&["--", "sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(aictl.stdout.take().unwrap()).lines();
         Self { aictl, lines }
     }
@@ -203,22 +142,16 @@ impl Script {
 }
 
 fn kill(signal: &str, pid: u32) {
-    let status = Command::new("kill")
-        .args([signal, &pid.to_string()])
-        .status()
-        .unwrap();
+    let status = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
     assert!(status.success());
 }
 
 #[test]
 fn signals_reach_the_program() {
-    for signal in [
-        "HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH", "ALRM",
-    ] {
+    for signal in ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH", "ALRM"] {
         // The shell reads, so that the trap runs at once and not when a child ends.
-        let mut script = Script::start(&format!(
-            "trap 'echo got; exit 9' {signal}; echo ready; while :; do sleep 0.02; done"
-        ));
+        let mut script =
+            Script::start(&format!("trap 'echo got; exit 9' {signal}; echo ready; while :; do sleep 0.02; done"));
         assert_eq!(script.line(), "ready");
         script.signal(&format!("-{signal}"));
         assert_eq!(script.line(), "got", "{signal}");

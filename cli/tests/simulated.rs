@@ -43,10 +43,7 @@ fn figures_of_a_simulated_gpu_are_headed_so() {
         let mut command = beside(simulator.path(), directory.path());
         let output = command.args(arguments).output().unwrap();
         let text = stdout(&output);
-        assert!(
-            text.starts_with("SIMULATED GPU\n"),
-            "{arguments:?}: {output:?}"
-        );
+        assert!(text.starts_with("SIMULATED GPU\n"), "{arguments:?}: {output:?}");
         assert!(text.contains("GPU 0: "), "{text}");
     }
 }
@@ -62,10 +59,7 @@ fn the_document_has_the_gpu() {
     assert_eq!(document["nvml"]["available"], true, "{document:#}");
     let gpu = &document["gpus"][0];
     assert!(gpu["uuid"].as_str().unwrap().starts_with("GPU-"), "{gpu}");
-    assert!(
-        gpu["memory_total_bytes"].as_u64().unwrap() > 1 << 30,
-        "{gpu}"
-    );
+    assert!(gpu["memory_total_bytes"].as_u64().unwrap() > 1 << 30, "{gpu}");
     assert_eq!(gpu["available"], true);
     assert!(gpu["unavailable_reason"].is_null());
 }

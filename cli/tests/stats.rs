@@ -25,27 +25,9 @@ fn busy(pid: u32) -> Sample {
         .priority(80)
         .device(UUID)
         .unknown("cuLaunchKernel_v9")
-        .hook(
-            "cuLaunchKernel",
-            HookKind::Launch,
-            HookState::HandedOut,
-            1000,
-            3,
-        )
-        .hook(
-            "cuMemHostAlloc",
-            HookKind::HostMemory,
-            HookState::Known,
-            0,
-            0,
-        )
-        .hook(
-            "cuMemcpyBatchAsync",
-            HookKind::Copy,
-            HookState::Absent,
-            0,
-            0,
-        )
+        .hook("cuLaunchKernel", HookKind::Launch, HookState::HandedOut, 1000, 3)
+        .hook("cuMemHostAlloc", HookKind::HostMemory, HookState::Known, 0, 0)
+        .hook("cuMemcpyBatchAsync", HookKind::Copy, HookState::Absent, 0, 0)
         .statistic(Statistic::OpenRequests, 1)
         .statistic(Statistic::GpuSamples, 20)
         .statistic(Statistic::GpuTime, 3_210_000_000)
@@ -66,11 +48,7 @@ fn busy(pid: u32) -> Sample {
 }
 
 fn stats(directory: &Path, arguments: &[&str]) -> std::process::Output {
-    aictl(directory)
-        .arg("stats")
-        .args(arguments)
-        .output()
-        .unwrap()
+    aictl(directory).arg("stats").args(arguments).output().unwrap()
 }
 
 fn json(directory: &Path, arguments: &[&str]) -> Value {
@@ -86,10 +64,7 @@ fn the_table_has_a_row_a_process() {
     let _idle = Sample::new(200, 2000).alive(directory.path());
     Sample::new(100, 3000).dead(directory.path());
     let output = stats(directory.path(), &[]);
-    assert!(
-        output.status.success() && output.stderr.is_empty(),
-        "{output:?}"
-    );
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let text = stdout(&output);
     let rows: Vec<Vec<&str>> = text
         .lines()
@@ -98,22 +73,12 @@ fn the_table_has_a_row_a_process() {
         .collect();
     let titles = "PID USER COMMAND PRIORITY STATE GPU-TIME LAUNCHES LAUNCH p50/p99 REQUEST p50/p99 PINNED DEVICE";
     assert_eq!(rows[0].join(" "), titles);
-    assert_eq!(
-        (rows[1][0], rows[2][0], rows[3][0]),
-        ("200", "300", "100"),
-        "{text}"
-    );
+    assert_eq!((rows[1][0], rows[2][0], rows[3][0]), ("200", "300", "100"), "{text}");
     let row = rows[2].join(" ");
     let end = "80 running 3.21s 1000 3.41us/3.41us 1.50ms/1.50ms 64.0MiB 1.50GiB";
     assert!(row.ends_with(end), "{row}");
-    assert!(
-        rows[1].join(" ").ends_with("20 idle - 0 - - 0B 0B"),
-        "{text}"
-    );
-    assert!(
-        rows[3].join(" ").contains("ended 0 s ago") || rows[3].join(" ").contains("s ago"),
-        "{text}"
-    );
+    assert!(rows[1].join(" ").ends_with("20 idle - 0 - - 0B 0B"), "{text}");
+    assert!(rows[3].join(" ").contains("ended 0 s ago") || rows[3].join(" ").contains("s ago"), "{text}");
 }
 
 #[test]
@@ -122,10 +87,7 @@ fn the_document_has_the_figures_raw() {
     let _busy = busy(300).alive(directory.path());
     let document = json(directory.path(), &[]);
     assert_eq!(document["schema_version"], 1);
-    assert_eq!(
-        document["runtime_directories"][0],
-        directory.path().to_str().unwrap()
-    );
+    assert_eq!(document["runtime_directories"][0], directory.path().to_str().unwrap());
     let process = &document["processes"][0];
     let expected = serde_json::json!({
         "pid": 300, "state": "running", "priority": 80, "ended_unix_ns": null, "start_ticks": 1000,
@@ -139,28 +101,16 @@ fn the_document_has_the_figures_raw() {
         assert_eq!(&process[key], value, "{key}");
     }
     let launch = &process["histograms"]["launch"];
-    assert_eq!(
-        (&launch["count"], &launch["sum_ns"]),
-        (&1000.into(), &3_426_000.into())
-    );
-    assert_eq!(
-        (&launch["average_ns"], &launch["max_ns"]),
-        (&3426.into(), &6000.into())
-    );
+    assert_eq!((&launch["count"], &launch["sum_ns"]), (&1000.into(), &3_426_000.into()));
+    assert_eq!((&launch["average_ns"], &launch["max_ns"]), (&3426.into(), &6000.into()));
     assert_eq!(launch["p50_ns"], process["launch_p50_ns"]);
     let buckets = launch["buckets"].as_array().unwrap();
     assert_eq!(buckets.len(), 2);
     assert!(buckets[0][0].as_u64() <= Some(3400) && buckets[0][1].as_u64() >= Some(3400));
     assert_eq!(buckets[0][2], 990);
     let pool = &process["pool"];
-    assert_eq!(
-        (&pool["total_blocks"], &pool["allocated_blocks"]),
-        (&65536.into(), &10.into())
-    );
-    assert_eq!(
-        (&pool["hits"], &pool["misses"]["too_large"]),
-        (&77.into(), &2.into())
-    );
+    assert_eq!((&pool["total_blocks"], &pool["allocated_blocks"]), (&65536.into(), &10.into()));
+    assert_eq!((&pool["hits"], &pool["misses"]["too_large"]), (&77.into(), &2.into()));
 }
 
 #[test]
@@ -185,14 +135,7 @@ fn a_figure_that_does_not_exist_is_null() {
     let _idle = Sample::new(5, 5).alive(directory.path());
     let document = json(directory.path(), &["5"]);
     let process = &document["processes"][0];
-    for key in [
-        "gpu_time_ns",
-        "launch_p50_ns",
-        "launch_p99_ns",
-        "request_p50_ns",
-        "request_p99_ns",
-        "pool",
-    ] {
+    for key in ["gpu_time_ns", "launch_p50_ns", "launch_p99_ns", "request_p50_ns", "request_p99_ns", "pool"] {
         assert!(process[key].is_null(), "{key}: {}", process[key]);
     }
     assert_eq!(process["launches"], 0);
@@ -225,10 +168,7 @@ fn a_process_in_detail_has_histograms_and_pool() {
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
-    assert!(
-        !text.contains("\n    200"),
-        "only the one asked for:\n{text}"
-    );
+    assert!(!text.contains("\n    200"), "only the one asked for:\n{text}");
     let document = json(directory.path(), &["300"]);
     assert_eq!(document["processes"].as_array().unwrap().len(), 1);
 }
@@ -239,10 +179,7 @@ fn a_pid_that_was_reborn_means_the_living_one() {
     Sample::new(7, 1).priority(1).dead(directory.path());
     let _alive = Sample::new(7, 2).priority(2).alive(directory.path());
     Sample::new(7, 3).priority(3).dead(directory.path());
-    assert_eq!(
-        json(directory.path(), &["7"])["processes"][0]["priority"],
-        2
-    );
+    assert_eq!(json(directory.path(), &["7"])["processes"][0]["priority"], 2);
 }
 
 #[test]
@@ -250,10 +187,7 @@ fn no_such_process_is_exit_code_4_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let output = stats(directory.path(), &["2147483632"]);
     assert_eq!(output.status.code(), Some(4));
-    assert!(
-        stderr(&output).contains("there is no process 2147483632"),
-        "{output:?}"
-    );
+    assert!(stderr(&output).contains("there is no process 2147483632"), "{output:?}");
     let ourselves = std::process::id().to_string();
     let output = stats(directory.path(), &[&ourselves, "--json"]);
     assert_eq!(output.status.code(), Some(4));
@@ -274,17 +208,9 @@ fn another_users_process_is_not_ours_to_read() {
     let program = directory.path().join("aictl");
     std::fs::copy(env!("CARGO_BIN_EXE_aictl"), &program).unwrap();
     let mut alive = Sample::new(1, 1).alive(directory.path());
-    std::fs::set_permissions(
-        &alive.path,
-        std::os::unix::fs::PermissionsExt::from_mode(0o600),
-    )
-    .unwrap();
+    std::fs::set_permissions(&alive.path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let mut command = std::process::Command::new(&program);
-    command
-        .uid(65_534)
-        .current_dir("/")
-        .env("AISHIM_DIR", directory.path())
-        .args(["stats", "1"]);
+    command.uid(65_534).current_dir("/").env("AISHIM_DIR", directory.path()).args(["stats", "1"]);
     let asked = patiently(&mut command);
     assert_eq!(asked.status.code(), Some(4));
     assert!(stderr(&asked).contains("not yours to read"), "{asked:?}");
@@ -319,10 +245,7 @@ fn damaged_segments_are_counted_and_the_others_shown() {
     let skipped = serde_json::json!({"other_version": 1, "truncated": 1, "not_a_segment": 1});
     assert_eq!(document["skipped_segments"], skipped);
     let text = stdout(&stats(directory.path(), &[]));
-    assert!(
-        text.contains("Segments left out: 1 not a segment, 1 other version, 1 truncated"),
-        "{text}"
-    );
+    assert!(text.contains("Segments left out: 1 not a segment, 1 other version, 1 truncated"), "{text}");
     let output = stats(directory.path(), &["2"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("layout version 9"), "{output:?}");
@@ -331,9 +254,7 @@ fn damaged_segments_are_counted_and_the_others_shown() {
 #[test]
 fn hostile_text_does_not_reach_the_terminal() {
     let directory = tempfile::tempdir().unwrap();
-    let _alive = Sample::new(1, 1)
-        .command("\x1b]0;title\x07 \x1b[2J")
-        .alive(directory.path());
+    let _alive = Sample::new(1, 1).command("\x1b]0;title\x07 \x1b[2J").alive(directory.path());
     let text = stdout(&stats(directory.path(), &["1"]));
     assert!(!text.contains('\x1b') && !text.contains('\x07'), "{text:?}");
 }
@@ -350,12 +271,7 @@ fn a_reader_that_goes_away_is_no_error() {
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let mut said = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut said)
-        .unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(said, "");
 }
 
@@ -364,11 +280,8 @@ fn watching_shows_it_again_and_again() {
     use std::io::{BufRead, BufReader};
     let directory = tempfile::tempdir().unwrap();
     let _alive = Sample::new(1, 1).alive(directory.path());
-    let mut child = aictl(directory.path())
-        .args(["stats", "--json", "--watch", "0.1"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        aictl(directory.path()).args(["stats", "--json", "--watch", "0.1"]).stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     for line in lines.take(3) {
         let document: Value = serde_json::from_str(&line.unwrap()).unwrap();
@@ -381,17 +294,8 @@ fn watching_shows_it_again_and_again() {
 #[test]
 fn mistakes_of_usage_are_exit_code_2() {
     let directory = tempfile::tempdir().unwrap();
-    for wrong in [
-        &["nobody"][..],
-        &["--watch", "0"],
-        &["--watch", "soon"],
-        &["--yaml"],
-    ] {
-        assert_eq!(
-            stats(directory.path(), wrong).status.code(),
-            Some(2),
-            "{wrong:?}"
-        );
+    for wrong in [&["nobody"][..], &["--watch", "0"], &["--watch", "soon"], &["--yaml"]] {
+        assert_eq!(stats(directory.path(), wrong).status.code(), Some(2), "{wrong:?}");
     }
 }
 
@@ -399,21 +303,13 @@ fn mistakes_of_usage_are_exit_code_2() {
 #[test]
 fn many_processes_are_shown_in_a_moment() {
     let directory = tempfile::tempdir().unwrap();
-    let _alive: Vec<_> = (1..=64)
-        .map(|pid| busy(pid).alive(directory.path()))
-        .collect();
+    let _alive: Vec<_> = (1..=64).map(|pid| busy(pid).alive(directory.path())).collect();
     let mut fastest = Duration::MAX;
     for _ in 0..5 {
         let start = Instant::now();
         let output = stats(directory.path(), &[]);
         fastest = fastest.min(start.elapsed());
-        assert_eq!(
-            stdout(&output)
-                .lines()
-                .filter(|l| l.contains("running"))
-                .count(),
-            64
-        );
+        assert_eq!(stdout(&output).lines().filter(|l| l.contains("running")).count(), 64);
     }
     println!("64 processes in {fastest:?}");
     assert!(fastest < Duration::from_secs(2), "{fastest:?}");

@@ -63,15 +63,10 @@ impl Board {
     pub fn read(library: &Path) -> Result<Self, String> {
         let loaded = Nvml::builder().lib_path(library.as_os_str()).init();
         let nvml = loaded.map_err(|e| unloaded(library, &e))?;
-        let count = nvml
-            .device_count()
-            .map_err(|e| format!("NVML does not count the GPUs: {e}"))?;
+        let count = nvml.device_count().map_err(|e| format!("NVML does not count the GPUs: {e}"))?;
         let mut board = Self {
             driver_version: nvml.sys_driver_version().ok(),
-            cuda_version: nvml
-                .sys_cuda_driver_version()
-                .ok()
-                .and_then(|v| u32::try_from(v).ok()),
+            cuda_version: nvml.sys_cuda_driver_version().ok().and_then(|v| u32::try_from(v).ok()),
             ..Self::default()
         };
         for index in 0..count {
@@ -85,10 +80,7 @@ impl Board {
             Ok(device) => device,
             Err(e) => {
                 let unavailable = Some(format!("NVML does not reach it: {e}"));
-                self.gpus.push(Gpu {
-                    unavailable,
-                    ..Gpu::default()
-                });
+                self.gpus.push(Gpu { unavailable, ..Gpu::default() });
                 return;
             }
         };
@@ -97,8 +89,7 @@ impl Board {
         let gpu = Gpu::of(&device, holder);
         let uuid = gpu.uuid.clone().unwrap_or_default();
         let processes = running.unwrap_or_default();
-        self.processes
-            .extend(processes.iter().map(|p| GpuProcess::of(p, &uuid)));
+        self.processes.extend(processes.iter().map(|p| GpuProcess::of(p, &uuid)));
         self.gpus.push(gpu);
     }
 
@@ -115,10 +106,7 @@ impl Gpu {
     fn of(device: &Device<'_>, holder: Option<u32>) -> Self {
         let memory = device.memory_info();
         let uuid = device.uuid();
-        let lost = uuid
-            .as_ref()
-            .err()
-            .map(|e| format!("NVML does not reach it: {e}"));
+        let lost = uuid.as_ref().err().map(|e| format!("NVML does not reach it: {e}"));
         Self {
             unavailable: lost.or_else(|| closed(device.compute_mode().ok()?, holder)),
             uuid: uuid.ok(),
@@ -147,9 +135,9 @@ impl GpuProcess {
 fn closed(mode: ComputeMode, holder: Option<u32>) -> Option<String> {
     match (mode, holder) {
         (ComputeMode::Prohibited, _) => Some("its compute mode is \"prohibited\"".to_owned()),
-        (ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread, Some(pid)) => Some(format!(
-            "its compute mode is \"exclusive process\" and process {pid} holds it"
-        )),
+        (ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread, Some(pid)) => {
+            Some(format!("its compute mode is \"exclusive process\" and process {pid} holds it"))
+        }
         _ => None,
     }
 }
@@ -170,13 +158,7 @@ fn unloaded(library: &Path, error: &NvmlError) -> String {
 #[must_use]
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
     let hex: String = uuid.iter().map(|b| format!("{b:02x}")).collect();
-    let groups = [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ];
+    let groups = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
     format!("GPU-{}", groups.join("-"))
 }
 
@@ -200,11 +182,7 @@ mod tests {
     fn exclusive_mode_closes_a_gpu_only_while_it_is_held() {
         assert!(closed(ComputeMode::Default, Some(1)).is_none());
         assert!(closed(ComputeMode::ExclusiveProcess, None).is_none());
-        assert!(
-            closed(ComputeMode::ExclusiveProcess, Some(7))
-                .unwrap()
-                .contains("process 7")
-        );
+        assert!(closed(ComputeMode::ExclusiveProcess, Some(7)).unwrap().contains("process 7"));
         assert!(closed(ComputeMode::Prohibited, None).is_some());
     }
 }

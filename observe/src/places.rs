@@ -27,11 +27,7 @@ pub(crate) fn all(options: &Options) -> Vec<Place> {
             places.push(Place::plain(system));
         }
         let others = of_users(Path::new(SHARED_MEMORY));
-        places.extend(
-            others
-                .into_iter()
-                .filter(|p| p.directory != options.directory),
-        );
+        places.extend(others.into_iter().filter(|p| p.directory != options.directory));
     }
     places
 }
@@ -46,11 +42,7 @@ fn first(directory: &Path) -> Option<Place> {
 
 impl Place {
     fn plain(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_owned(),
-            reach: directory.to_owned(),
-            _handle: None,
-        }
+        Self { directory: directory.to_owned(), reach: directory.to_owned(), _handle: None }
     }
 
     /// A directory that belongs to the user it is named after; everything else in /dev/shm could be a trap for root.
@@ -72,21 +64,11 @@ fn of_users(parent: &Path) -> Vec<Place> {
     let Ok(entries) = std::fs::read_dir(parent) else {
         return Vec::new();
     };
-    let mut uids: Vec<u32> = entries
-        .flatten()
-        .filter_map(|e| {
-            e.file_name()
-                .to_str()?
-                .strip_prefix("aishim-")?
-                .parse()
-                .ok()
-        })
-        .collect();
+    let mut uids: Vec<u32> =
+        entries.flatten().filter_map(|e| e.file_name().to_str()?.strip_prefix("aishim-")?.parse().ok()).collect();
     uids.sort_unstable();
     uids.dedup();
-    uids.into_iter()
-        .filter_map(|uid| Place::of_user(parent.join(format!("aishim-{uid}")), uid))
-        .collect()
+    uids.into_iter().filter_map(|uid| Place::of_user(parent.join(format!("aishim-{uid}")), uid)).collect()
 }
 
 #[cfg(test)]
@@ -112,11 +94,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_was_named_stands_alone() {
-        let options = Options {
-            directory: PathBuf::from("/somewhere"),
-            everybody: false,
-            nvml: None,
-        };
+        let options = Options { directory: PathBuf::from("/somewhere"), everybody: false, nvml: None };
         let places = all(&options);
         assert_eq!(places.len(), 1);
         assert_eq!(places[0].reach, options.directory);

@@ -78,32 +78,19 @@ impl Process {
     /// Reads the segment file at `path`, and notes the end of a process found dead where we may.
     pub(crate) fn read(path: &Path, reader: &mut Reader) -> Result<Self, Skipped> {
         let unopened = |e: io::Error| Skipped::unopened(path, &e);
-        let file = segment_file::open(path)
-            .or_else(|e| reopen(path, e))
-            .map_err(unopened)?;
-        let uid = rustix::fs::fstat(&file)
-            .map_err(|e| unopened(e.into()))?
-            .st_uid;
+        let file = segment_file::open(path).or_else(|e| reopen(path, e)).map_err(unopened)?;
+        let uid = rustix::fs::fstat(&file).map_err(|e| unopened(e.into()))?.st_uid;
         let (entry, path) = segment_file::probe_open(&file, path).map_err(unopened)?;
-        let segment = SegmentCopy::read_into(reader.spare.take(), &file)
-            .map_err(|e| Skipped::unread(&path, &e))?;
+        let segment = SegmentCopy::read_into(reader.spare.take(), &file).map_err(|e| Skipped::unread(&path, &e))?;
         let process = Self::of(&segment, &entry, path, uid, &mut reader.names);
         reader.spare = Some(segment);
         Ok(process)
     }
 
-    fn of(
-        segment: &SegmentCopy,
-        entry: &Entry,
-        file: PathBuf,
-        uid: u32,
-        names: &mut Names,
-    ) -> Self {
+    fn of(segment: &SegmentCopy, entry: &Entry, file: PathBuf, uid: u32, names: &mut Names) -> Self {
         let (state, ended) = match entry {
             Entry::Ended(when) => (State::Ended, Some(*when)),
-            Entry::Alive if segment.statistic(Statistic::OpenRequests) > 0 => {
-                (State::Running, None)
-            }
+            Entry::Alive if segment.statistic(Statistic::OpenRequests) > 0 => (State::Running, None),
             Entry::Alive => (State::Idle, None),
         };
         let summary = |which| Summary::of(&segment.histogram(which));
@@ -119,10 +106,7 @@ impl Process {
             priority: segment.priority(),
             library_version: segment.library(),
             driver_version: segment.driver_version(),
-            devices: segment
-                .devices()
-                .map(|uuid| gpu::uuid_text(&uuid))
-                .collect(),
+            devices: segment.devices().map(|uuid| gpu::uuid_text(&uuid)).collect(),
             hooks: segment.hooks().collect(),
             unknown_names: segment.unknown_names().collect(),
             launches: segment.launches(),
@@ -130,10 +114,7 @@ impl Process {
             gpu: summary(Which::Gpu),
             request: summary(Which::Request),
             file,
-            statistics: statistics::ALL
-                .iter()
-                .map(|s| segment.statistic(*s))
-                .collect(),
+            statistics: statistics::ALL.iter().map(|s| segment.statistic(*s)).collect(),
         }
     }
 

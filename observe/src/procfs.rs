@@ -18,10 +18,7 @@ impl Identity {
     pub fn of(pid: u32) -> Option<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let pids = status.lines().find_map(|l| l.strip_prefix("NSpid:"))?;
-        Some(Self {
-            innermost_pid: pids.split_whitespace().next_back()?.parse().ok()?,
-            start_ticks: start_ticks(pid)?,
-        })
+        Some(Self { innermost_pid: pids.split_whitespace().next_back()?.parse().ok()?, start_ticks: start_ticks(pid)? })
     }
 }
 

@@ -84,11 +84,7 @@ impl Skipped {
     }
 
     fn new(file: &Path, reason: Reason, detail: String) -> Self {
-        Self {
-            file: file.to_owned(),
-            reason,
-            detail,
-        }
+        Self { file: file.to_owned(), reason, detail }
     }
 
     pub(crate) fn has_vanished(&self) -> bool {

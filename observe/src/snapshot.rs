@@ -74,11 +74,7 @@ impl Options {
         let variable = std::env::var_os(aishim_abi::directory::VARIABLE);
         let everybody = variable.as_ref().is_none_or(|v| v.is_empty());
         let uid = rustix::process::geteuid().as_raw();
-        Self {
-            directory: aishim_abi::directory::path(variable, uid),
-            everybody,
-            nvml: Some(PathBuf::from(NVML)),
-        }
+        Self { directory: aishim_abi::directory::path(variable, uid), everybody, nvml: Some(PathBuf::from(NVML)) }
     }
 }
 
@@ -107,9 +103,7 @@ fn ask(library: PathBuf) -> Receiver<Result<Board, String>> {
 fn answer(board: &Receiver<Result<Board, String>>) -> Result<Board, String> {
     board.recv_timeout(NVML_PATIENCE).unwrap_or_else(|_| {
         let seconds = NVML_PATIENCE.as_secs();
-        Err(format!(
-            "NVML did not answer in {seconds} s; a GPU may be lost"
-        ))
+        Err(format!("NVML did not answer in {seconds} s; a GPU may be lost"))
     })
 }
 
@@ -135,15 +129,13 @@ impl Segments {
             files.sort();
             for file in files.iter().skip(MOST_SEGMENTS) {
                 let name = file.file_name().unwrap_or_default();
-                seen.skipped
-                    .push(Skipped::one_too_many(&place.directory.join(name)));
+                seen.skipped.push(Skipped::one_too_many(&place.directory.join(name)));
             }
             for file in files.iter().take(MOST_SEGMENTS) {
                 seen.add(file, &place.directory);
             }
         }
-        seen.processes
-            .sort_by_key(|p| (p.has_ended(), p.pid, p.start_ticks));
+        seen.processes.sort_by_key(|p| (p.has_ended(), p.pid, p.start_ticks));
         seen
     }
 
@@ -164,10 +156,7 @@ impl Segments {
     }
 
     fn with_board(mut self, board: Result<Board, String>) -> Snapshot {
-        let on_gpus = board
-            .as_ref()
-            .map(|b| b.processes.clone())
-            .unwrap_or_default();
+        let on_gpus = board.as_ref().map(|b| b.processes.clone()).unwrap_or_default();
         let not_under_aishim = self.foreigners(on_gpus);
         Snapshot {
             taken: SystemTime::now(),
@@ -206,7 +195,5 @@ impl Segments {
 }
 
 fn is_long_ago(ended: SystemTime) -> bool {
-    ended
-        .elapsed()
-        .is_ok_and(|age| age > segment_file::KEEP_ENDED)
+    ended.elapsed().is_ok_and(|age| age > segment_file::KEEP_ENDED)
 }

@@ -62,12 +62,7 @@ impl Summary {
             })
             .collect();
         let count = buckets.iter().map(|b| b.count).sum();
-        Self {
-            count,
-            sum_ns: histogram.sum_ns,
-            figures: figures(&buckets, count, histogram),
-            buckets,
-        }
+        Self { count, sum_ns: histogram.sum_ns, figures: figures(&buckets, count, histogram), buckets }
     }
 
     /// The counts in powers of two, from the first row with something in it to the last, those between included.
@@ -80,11 +75,7 @@ impl Summary {
         };
         let first = row_of(first);
         let mut rows: Vec<Bucket> = (first..=row_of(last))
-            .map(|n| Bucket {
-                low_ns: if n == 0 { 0 } else { 1 << n },
-                high_ns: (2 << n) - 1,
-                count: 0,
-            })
+            .map(|n| Bucket { low_ns: if n == 0 { 0 } else { 1 << n }, high_ns: (2 << n) - 1, count: 0 })
             .collect();
         for bucket in &self.buckets {
             if let Some(row) = rows.get_mut((row_of(bucket) - first) as usize) {
@@ -130,11 +121,7 @@ mod tests {
         for value in values {
             counts[index_of(*value)] += 1;
         }
-        HistogramCopy {
-            counts,
-            sum_ns: values.iter().sum(),
-            max_ns: values.iter().copied().max().unwrap_or(0),
-        }
+        HistogramCopy { counts, sum_ns: values.iter().sum(), max_ns: values.iter().copied().max().unwrap_or(0) }
     }
 
     #[test]
@@ -147,20 +134,13 @@ mod tests {
     #[test]
     fn rows_are_powers_of_two_without_gaps() {
         let rows = Summary::of(&copy(&[0, 1, 1, 2, 9, 9])).powers_of_two();
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|r| (r.low_ns, r.high_ns, r.count))
-            .collect();
+        let rows: Vec<_> = rows.iter().map(|r| (r.low_ns, r.high_ns, r.count)).collect();
         assert_eq!(rows, [(0, 1, 3), (2, 3, 1), (4, 7, 0), (8, 15, 2)]);
     }
 
     #[test]
     fn a_hostile_histogram_overflows_nothing() {
-        let hostile = HistogramCopy {
-            counts: vec![u64::MAX; BUCKETS],
-            sum_ns: u64::MAX,
-            max_ns: 0,
-        };
+        let hostile = HistogramCopy { counts: vec![u64::MAX; BUCKETS], sum_ns: u64::MAX, max_ns: 0 };
         let summary = Summary::of(&hostile);
         assert_eq!(summary.count, BUCKETS as u64 * MOST_IN_A_BUCKET);
         let rows = summary.powers_of_two();

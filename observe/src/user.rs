@@ -23,15 +23,7 @@ fn look_up(uid: u32) -> Option<String> {
     let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
     let mut found = std::ptr::null_mut();
     // SAFETY: all pointers are to memory of ours that outlives the call, with the length it is given (getpwuid_r(3)).
-    let failed = unsafe {
-        libc::getpwuid_r(
-            uid,
-            entry.as_mut_ptr(),
-            room.as_mut_ptr(),
-            room.len(),
-            &raw mut found,
-        )
-    };
+    let failed = unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), room.as_mut_ptr(), room.len(), &raw mut found) };
     if failed != 0 || found.is_null() {
         return None;
     }

@@ -13,35 +13,20 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 fn take(directory: &Path) -> Snapshot {
-    Snapshot::take(&Options {
-        directory: directory.to_owned(),
-        everybody: false,
-        nvml: None,
-    })
+    Snapshot::take(&Options { directory: directory.to_owned(), everybody: false, nvml: None })
 }
 
 #[test]
 fn living_and_ended_processes_are_told_apart() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
-    let _running = Sample::new(30, 3)
-        .statistic(Statistic::OpenRequests, 1)
-        .alive(at);
+    let _running = Sample::new(30, 3).statistic(Statistic::OpenRequests, 1).alive(at);
     let _idle = Sample::new(20, 2).alive(at);
-    Sample::new(10, 1)
-        .statistic(Statistic::OpenRequests, 1)
-        .dead(at);
+    Sample::new(10, 1).statistic(Statistic::OpenRequests, 1).dead(at);
     let before = SystemTime::now() - Duration::from_secs(1);
     let snapshot = take(at);
-    let seen: Vec<_> = snapshot
-        .processes
-        .iter()
-        .map(|p| (p.pid, p.state))
-        .collect();
-    assert_eq!(
-        seen,
-        [(20, State::Idle), (30, State::Running), (10, State::Ended)]
-    );
+    let seen: Vec<_> = snapshot.processes.iter().map(|p| (p.pid, p.state)).collect();
+    assert_eq!(seen, [(20, State::Idle), (30, State::Running), (10, State::Ended)]);
     assert!(snapshot.processes[2].ended.unwrap() > before);
     assert_eq!(snapshot.processes[2].file, at.join("10-1.ended"));
     assert_eq!(snapshot.directories, [at]);
@@ -58,27 +43,9 @@ fn a_process_has_what_its_segment_says() {
         .command("python serve.py")
         .device(*b"\x01\x23\x45\x67\x89\xab\xcd\xef\x00\x11\x22\x33\x44\x55\x66\x77")
         .unknown("cuNew")
-        .hook(
-            "cuLaunchKernel",
-            HookKind::Launch,
-            HookState::HandedOut,
-            10,
-            2,
-        )
-        .hook(
-            "cuGraphLaunch",
-            HookKind::Launch,
-            HookState::HandedOut,
-            5,
-            0,
-        )
-        .hook(
-            "cuMemFree_v2",
-            HookKind::DeviceMemory,
-            HookState::Absent,
-            0,
-            0,
-        )
+        .hook("cuLaunchKernel", HookKind::Launch, HookState::HandedOut, 10, 2)
+        .hook("cuGraphLaunch", HookKind::Launch, HookState::HandedOut, 5, 0)
+        .hook("cuMemFree_v2", HookKind::DeviceMemory, HookState::Absent, 0, 0)
         .statistic(Statistic::PassThrough, 2)
         .statistic(Statistic::GpuTime, 9)
         .record(Which::Launch, 3_000, 14)
@@ -89,10 +56,7 @@ fn a_process_has_what_its_segment_says() {
     assert_eq!((process.priority, process.launches), (80, 15));
     assert_eq!(process.command, "python serve.py");
     assert_eq!(process.uid, rustix::process::geteuid().as_raw());
-    assert_eq!(
-        process.devices,
-        ["GPU-01234567-89ab-cdef-0011-223344556677"]
-    );
+    assert_eq!(process.devices, ["GPU-01234567-89ab-cdef-0011-223344556677"]);
     assert_eq!(process.unknown_names, ["cuNew"]);
     assert_eq!(process.pass_through(), PassThrough::Fork);
     assert_eq!(process.gpu_time_ns(), None, "nothing was measured");
@@ -118,14 +82,7 @@ fn what_is_no_segment_is_skipped_with_its_reason() {
     std::fs::write(at.join("notes.txt"), "not ours at all").unwrap();
     let snapshot = take(at);
     assert_eq!(snapshot.processes.len(), 1);
-    let reason = |pid| {
-        snapshot
-            .skipped
-            .iter()
-            .find(|s| s.is_of(pid))
-            .unwrap()
-            .reason
-    };
+    let reason = |pid| snapshot.skipped.iter().find(|s| s.is_of(pid)).unwrap().reason;
     assert_eq!(reason(2), Reason::OtherVersion);
     assert_eq!(reason(3), Reason::Truncated);
     assert_eq!(reason(4), Reason::NotASegment);
@@ -150,9 +107,7 @@ fn without_a_directory_or_nvml_there_is_an_answer_all_the_same() {
 fn what_ended_long_ago_is_only_counted() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
-    Sample::new(1, 1)
-        .ended_unix_ns(1_600_000_000_000_000_000)
-        .dead(at);
+    Sample::new(1, 1).ended_unix_ns(1_600_000_000_000_000_000).dead(at);
     Sample::new(2, 2).dead(at);
     let snapshot = take(at);
     assert_eq!((snapshot.processes.len(), snapshot.expired), (1, 1));
@@ -164,9 +119,7 @@ fn what_ended_long_ago_is_only_counted() {
 fn many_processes_are_read_in_a_moment() {
     let directory = tempfile::tempdir().unwrap();
     let sample = |n: u32| Sample::new(n, 1).record(Which::Launch, u64::from(n) * 100, 1000);
-    let _alive: Vec<_> = (1..=64)
-        .map(|n| sample(n).alive(directory.path()))
-        .collect();
+    let _alive: Vec<_> = (1..=64).map(|n| sample(n).alive(directory.path())).collect();
     let start = Instant::now();
     assert_eq!(take(directory.path()).processes.len(), 64);
     let took = start.elapsed();

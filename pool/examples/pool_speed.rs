@@ -16,19 +16,10 @@ use std::{
 use aishim_pool::{GrowOutcome, Mark, PinnedSource, Pool, PoolConfig, WorkFence};
 
 fn main() {
-    let asked: Vec<usize> = std::env::args()
-        .skip(1)
-        .filter_map(|arg| arg.parse().ok())
-        .collect();
+    let asked: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let threads = if asked.is_empty() { vec![1, 16] } else { asked };
-    println!(
-        "clock: {} ns",
-        median(&mut (0..10_000).map(|_| timed(|| {})).collect::<Vec<_>>())
-    );
-    println!(
-        "{:>7} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "threads", "bytes", "mean", "p50", "p99", "p99.9", "misses"
-    );
+    println!("clock: {} ns", median(&mut (0..10_000).map(|_| timed(|| {})).collect::<Vec<_>>()));
+    println!("{:>7} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}", "threads", "bytes", "mean", "p50", "p99", "p99.9", "misses");
     for &threads in &threads {
         for bytes in [1, 4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20] {
             measure(threads, bytes);
@@ -47,17 +38,11 @@ fn measure(threads: usize, bytes: usize) {
                     start.wait();
                     let mean = mean_ns(&pool, bytes, rounds);
                     start.wait();
-                    (
-                        (0..rounds).map(|_| timed(|| pair(&pool, bytes))).collect(),
-                        mean,
-                    )
+                    ((0..rounds).map(|_| timed(|| pair(&pool, bytes))).collect(), mean)
                 })
             })
             .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap())
-            .unzip()
+        workers.into_iter().map(|worker| worker.join().unwrap()).unzip()
     });
     let mut all: Vec<u64> = samples.concat();
     all.sort_unstable();
@@ -98,11 +83,7 @@ fn median(samples: &mut [u64]) -> u64 {
 }
 
 fn pool() -> Pool {
-    let pool = Pool::new(
-        &PoolConfig::default(),
-        Box::new(Addresses(AtomicUsize::new(1 << 40))),
-        Box::new(Idle),
-    );
+    let pool = Pool::new(&PoolConfig::default(), Box::new(Addresses(AtomicUsize::new(1 << 40))), Box::new(Idle));
     while matches!(pool.grow(), Ok(GrowOutcome::Grown(_))) {}
     pool
 }

@@ -27,33 +27,25 @@ pub(crate) struct Ticket(u64);
 impl Claim {
     /// A claim that is free.
     pub(crate) fn new() -> Self {
-        Self {
-            holder: AtomicU64::new(0),
-            sequence: AtomicU64::new(0),
-        }
+        Self { holder: AtomicU64::new(0), sequence: AtomicU64::new(0) }
     }
 
     /// Takes the claim when it is free or stale at `now_ms`.
     pub(crate) fn take(&self, now_ms: u64) -> Option<Ticket> {
         let seen = self.holder.load(Ordering::Relaxed);
-        if seen != 0 && now_ms.saturating_add(1) < (seen >> SEQUENCE_BITS).saturating_add(STALE_MS)
-        {
+        if seen != 0 && now_ms.saturating_add(1) < (seen >> SEQUENCE_BITS).saturating_add(STALE_MS) {
             return None;
         }
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) & ((1 << SEQUENCE_BITS) - 1);
         let ticket = (now_ms + 1) << SEQUENCE_BITS | sequence;
         // Acquire, for the Release in `give_back`: what the last holder left is seen by the next.
-        self.holder
-            .compare_exchange(seen, ticket, Ordering::Acquire, Ordering::Relaxed)
-            .ok()?;
+        self.holder.compare_exchange(seen, ticket, Ordering::Acquire, Ordering::Relaxed).ok()?;
         Some(Ticket(ticket))
     }
 
     /// Gives the claim back, unless it has been taken over.
     pub(crate) fn give_back(&self, ticket: Ticket) {
-        let _ = self
-            .holder
-            .compare_exchange(ticket.0, 0, Ordering::Release, Ordering::Relaxed);
+        let _ = self.holder.compare_exchange(ticket.0, 0, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Whether somebody holds it.

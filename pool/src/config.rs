@@ -44,9 +44,7 @@ impl PoolConfig {
         if total > MAX_CAPACITY_BYTES {
             return Err(ConfigError::Capacity(total));
         }
-        Ok(Self {
-            slab_bytes: slab_bytes.to_vec(),
-        })
+        Ok(Self { slab_bytes: slab_bytes.to_vec() })
     }
 
     /// A pool of `bytes`, rounded up to whole blocks, in slabs of 16, 16, 32, 64, 128 MiB and so on: the first is
@@ -79,9 +77,7 @@ impl PoolConfig {
 impl Default for PoolConfig {
     /// [`DEFAULT_CAPACITY_BYTES`] in slabs of 16, 16, 32, 64 and 128 MiB.
     fn default() -> Self {
-        Self {
-            slab_bytes: vec![16 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 128 * MIB],
-        }
+        Self { slab_bytes: vec![16 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 128 * MIB] }
     }
 }
 
@@ -100,10 +96,9 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SlabCount(count) => write!(f, "a pool has 1 to {MAX_SLABS} slabs, not {count}"),
-            Self::SlabSize(bytes) => write!(
-                f,
-                "a slab is a multiple of {BLOCK_BYTES} bytes up to {MAX_SLAB_BYTES}, not {bytes}"
-            ),
+            Self::SlabSize(bytes) => {
+                write!(f, "a slab is a multiple of {BLOCK_BYTES} bytes up to {MAX_SLAB_BYTES}, not {bytes}")
+            }
             Self::Capacity(bytes) => {
                 write!(f, "a pool has 1 to {MAX_CAPACITY_BYTES} bytes, not {bytes}")
             }
@@ -125,16 +120,7 @@ mod tests {
 
     #[test]
     fn any_capacity_is_reached_exactly_in_whole_blocks() {
-        for bytes in [
-            1,
-            4096,
-            4097,
-            16 * MIB,
-            16 * MIB + 1,
-            100 * MIB,
-            1024 * MIB,
-            MAX_CAPACITY_BYTES,
-        ] {
+        for bytes in [1, 4096, 4097, 16 * MIB, 16 * MIB + 1, 100 * MIB, 1024 * MIB, MAX_CAPACITY_BYTES] {
             let config = PoolConfig::with_capacity(bytes).unwrap();
             let total: usize = config.slab_bytes().iter().sum();
             assert_eq!(total, bytes.next_multiple_of(BLOCK_BYTES));
@@ -144,14 +130,8 @@ mod tests {
     #[test]
     fn shapes_that_cannot_be_are_refused() {
         assert_eq!(PoolConfig::with_slabs(&[]), Err(ConfigError::SlabCount(0)));
-        assert_eq!(
-            PoolConfig::with_slabs(&[4096; 17]),
-            Err(ConfigError::SlabCount(17))
-        );
-        assert_eq!(
-            PoolConfig::with_slabs(&[4095]),
-            Err(ConfigError::SlabSize(4095))
-        );
+        assert_eq!(PoolConfig::with_slabs(&[4096; 17]), Err(ConfigError::SlabCount(17)));
+        assert_eq!(PoolConfig::with_slabs(&[4095]), Err(ConfigError::SlabSize(4095)));
         assert_eq!(PoolConfig::with_slabs(&[0]), Err(ConfigError::SlabSize(0)));
         assert_eq!(PoolConfig::with_capacity(0), Err(ConfigError::Capacity(0)));
         assert_eq!(

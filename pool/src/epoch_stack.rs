@@ -30,27 +30,20 @@ pub(crate) struct EpochStacks {
 impl Links {
     /// Links for `indices` indices.
     pub(crate) fn new(indices: u32) -> Self {
-        Self {
-            cells: (0..indices).map(|_| AtomicU64::new(0)).collect(),
-        }
+        Self { cells: (0..indices).map(|_| AtomicU64::new(0)).collect() }
     }
 }
 
 impl EpochStacks {
     /// Empty stacks.
     pub(crate) fn new() -> Self {
-        Self {
-            heads: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
+        Self { heads: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
     /// Adds the extent at `index`, the caller's alone until now, freed in `epoch`.
     #[inline]
     pub(crate) fn push(&self, links: &Links, index: u32, epoch: u64) {
-        if let (Some(head), Some(cell)) = (
-            self.heads.get(epoch as usize % STACKS),
-            links.cells.get(index as usize),
-        ) {
+        if let (Some(head), Some(cell)) = (self.heads.get(epoch as usize % STACKS), links.cells.get(index as usize)) {
             push(head, cell, index, epoch);
         }
     }
@@ -131,11 +124,7 @@ mod tests {
         let (links, stacks) = (Links::new(16), EpochStacks::new());
         stacks.push(&links, 1, 1);
         stacks.push(&links, 2, 5);
-        assert_eq!(
-            stacks.pop(&links, 4),
-            None,
-            "on top lies one that is not safe"
-        );
+        assert_eq!(stacks.pop(&links, 4), None, "on top lies one that is not safe");
         assert_eq!(stacks.pop(&links, 5), Some(2));
         assert_eq!(stacks.pop(&links, 5), Some(1));
     }

@@ -84,8 +84,7 @@ impl ExtentHeap {
     }
 
     fn find(&self, blocks: u32) -> Option<u32> {
-        self.find_larger(blocks)
-            .or_else(|| self.search_own_bin(blocks))
+        self.find_larger(blocks).or_else(|| self.search_own_bin(blocks))
     }
 
     /// The first extent of the smallest bin in which every extent is long enough.
@@ -131,13 +130,7 @@ impl ExtentHeap {
         self.set_link(start, ListLink { previous: 0, next });
         if next != 0 {
             let link = self.link_at(next);
-            self.set_link(
-                next,
-                ListLink {
-                    previous: start,
-                    ..link
-                },
-            );
+            self.set_link(next, ListLink { previous: start, ..link });
         }
         self.set_length(start, length, length);
         self.set_filled(bin, true);
@@ -211,20 +204,12 @@ fn bin_of(length: u32) -> usize {
 /// The smallest bin whose every extent holds `blocks`.
 fn bin_that_fits(blocks: u32) -> usize {
     let bin = bin_of(blocks);
-    if shortest_of(bin) == blocks {
-        bin
-    } else {
-        bin + 1
-    }
+    if shortest_of(bin) == blocks { bin } else { bin + 1 }
 }
 
 fn shortest_of(bin: usize) -> u32 {
     let (doubling, eighth) = ((bin / 8) as u32, (bin % 8) as u32);
-    if doubling == 0 {
-        eighth + 1
-    } else {
-        (8 + eighth) << (doubling - 1)
-    }
+    if doubling == 0 { eighth + 1 } else { (8 + eighth) << (doubling - 1) }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -249,11 +234,7 @@ mod tests {
         heap.give(1, 100);
         let parts: Vec<u32> = (0..10).map(|_| heap.take(10).unwrap()).collect();
         assert_eq!(heap.take(1), None);
-        for &start in parts
-            .iter()
-            .step_by(2)
-            .chain(parts.iter().skip(1).step_by(2))
-        {
+        for &start in parts.iter().step_by(2).chain(parts.iter().skip(1).step_by(2)) {
             heap.give(start, 10);
         }
         assert_eq!(heap.take(100), Some(1));

@@ -81,12 +81,7 @@ impl Growth {
     }
 
     /// Reserves the next slab. Nothing with a destructor is held across the call to the source.
-    pub(crate) fn grow(
-        &self,
-        slabs: &SlabTable,
-        source: &dyn PinnedSource,
-        now_ms: u64,
-    ) -> Result<GrowOutcome, i32> {
+    pub(crate) fn grow(&self, slabs: &SlabTable, source: &dyn PinnedSource, now_ms: u64) -> Result<GrowOutcome, i32> {
         if self.is_closed() {
             return Ok(GrowOutcome::Closed);
         }
@@ -99,10 +94,7 @@ impl Growth {
         };
         let reserved = source.reserve(slab.bytes());
         let outcome = reserved.map(|address| self.install(slabs, slab, address, source));
-        self.failed.store(
-            !matches!(outcome, Ok(GrowOutcome::Grown(_))),
-            Ordering::Relaxed,
-        );
+        self.failed.store(!matches!(outcome, Ok(GrowOutcome::Grown(_))), Ordering::Relaxed);
         self.pressed.store(false, Ordering::Relaxed);
         self.claim.give_back(ticket);
         outcome
@@ -124,22 +116,14 @@ impl Growth {
         self.close(RELEASED);
         let blocks = allocated_blocks();
         if blocks != 0 && !slabs.is_withdrawn() {
-            let _ = self
-                .end
-                .compare_exchange(RELEASED, OPEN, Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self.end.compare_exchange(RELEASED, OPEN, Ordering::AcqRel, Ordering::Relaxed);
             return Err(StillAllocated { blocks });
         }
         release_withdrawn(slabs, source);
         Ok(())
     }
 
-    fn install(
-        &self,
-        slabs: &SlabTable,
-        slab: &Slab,
-        address: NonNull<u8>,
-        source: &dyn PinnedSource,
-    ) -> GrowOutcome {
+    fn install(&self, slabs: &SlabTable, slab: &Slab, address: NonNull<u8>, source: &dyn PinnedSource) -> GrowOutcome {
         let base = address.as_ptr().expose_provenance();
         if !base.is_multiple_of(BLOCK_BYTES) {
             source.release(address, slab.bytes());
@@ -165,9 +149,7 @@ impl Growth {
     }
 
     fn close(&self, end: u32) {
-        let _ = self
-            .end
-            .compare_exchange(OPEN, end, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.end.compare_exchange(OPEN, end, Ordering::AcqRel, Ordering::Relaxed);
         // Pairs with the fence in `install`.
         fence(Ordering::SeqCst);
     }

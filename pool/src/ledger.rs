@@ -89,13 +89,7 @@ impl Ledger {
 
     /// A free. Returns the blocks freed since the last mark when it is time to think about another.
     #[inline]
-    pub(crate) fn note_free(
-        &self,
-        shard: usize,
-        blocks: u32,
-        requested_bytes: usize,
-        epoch: u64,
-    ) -> Option<u64> {
+    pub(crate) fn note_free(&self, shard: usize, blocks: u32, requested_bytes: usize, epoch: u64) -> Option<u64> {
         let meter = self.meters.get(shard)?;
         meter.frees.fetch_add(1, Ordering::Relaxed);
         let amount = pack(blocks, requested_bytes);
@@ -107,12 +101,7 @@ impl Ledger {
         let before = freed_in.fetch_add(u64::from(blocks), Ordering::Relaxed);
         let whole = |freed: u64| freed & !(self.quantum_blocks - 1);
         let step = whole(before + u64::from(blocks)) - whole(before);
-        (step != 0).then(|| {
-            self.common
-                .freed_since_mark
-                .fetch_add(step, Ordering::Relaxed)
-                + step
-        })
+        (step != 0).then(|| self.common.freed_since_mark.fetch_add(step, Ordering::Relaxed) + step)
     }
 
     /// A request that was not served.
@@ -130,10 +119,7 @@ impl Ledger {
         if turn.marked {
             self.common.freed_since_mark.store(0, Ordering::Relaxed);
         }
-        for epoch in (turn.safe_before + 1..=turn.safe_now)
-            .rev()
-            .take(EPOCHS - 1)
-        {
+        for epoch in (turn.safe_before + 1..=turn.safe_now).rev().take(EPOCHS - 1) {
             for freed in self.freed_in(epoch) {
                 freed.store(0, Ordering::Relaxed);
             }
@@ -147,10 +133,7 @@ impl Ledger {
 
     /// How many frees there have been.
     pub(crate) fn frees(&self) -> u64 {
-        self.meters
-            .iter()
-            .map(|meter| meter.frees.load(Ordering::Relaxed))
-            .sum()
+        self.meters.iter().map(|meter| meter.frees.load(Ordering::Relaxed)).sum()
     }
 
     /// Freed, and not known to be done with by the GPU.
@@ -172,10 +155,7 @@ impl Ledger {
         let level = level.max(0) as u64;
         totals.allocated_blocks = level >> BLOCKS_SHIFT;
         totals.requested_bytes = level & ((1 << BLOCKS_SHIFT) - 1);
-        let before = self
-            .common
-            .high_water_blocks
-            .fetch_max(totals.allocated_blocks, Ordering::Relaxed);
+        let before = self.common.high_water_blocks.fetch_max(totals.allocated_blocks, Ordering::Relaxed);
         totals.high_water_blocks = before.max(totals.allocated_blocks);
         totals
     }
@@ -183,16 +163,12 @@ impl Ledger {
     /// How often each miss happened.
     pub(crate) fn misses(&self) -> MissCounts {
         MissCounts::new(std::array::from_fn(|reason| {
-            self.misses
-                .get(reason)
-                .map_or(0, |count| count.load(Ordering::Relaxed))
+            self.misses.get(reason).map_or(0, |count| count.load(Ordering::Relaxed))
         }))
     }
 
     fn freed_in(&self, epoch: u64) -> impl Iterator<Item = &AtomicU64> {
-        self.meters
-            .iter()
-            .filter_map(move |meter| meter.freed_in.get(epoch as usize % EPOCHS))
+        self.meters.iter().filter_map(move |meter| meter.freed_in.get(epoch as usize % EPOCHS))
     }
 
     #[cold]
@@ -200,9 +176,7 @@ impl Ledger {
         meter.level.fetch_sub(drift, Ordering::Relaxed);
         let level = self.common.level.fetch_add(drift, Ordering::Relaxed) + drift;
         let blocks = (level >> BLOCKS_SHIFT).max(0) as u64;
-        self.common
-            .high_water_blocks
-            .fetch_max(blocks, Ordering::Relaxed);
+        self.common.high_water_blocks.fetch_max(blocks, Ordering::Relaxed);
     }
 }
 

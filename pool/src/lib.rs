@@ -42,15 +42,7 @@
 //! request would miss. And because a thread may be cancelled in any call to the driver, the pool holds neither lock
 //! nor destructor across one, its locks give up when they are not had in time, and a claim to call out grows stale.
 #![forbid(unsafe_code)]
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod apart;
 mod claim;
@@ -73,8 +65,7 @@ mod store;
 mod sync;
 
 pub use config::{
-    BLOCK_BYTES, ConfigError, DEFAULT_CAPACITY_BYTES, MAX_CAPACITY_BYTES, MAX_SLAB_BYTES,
-    MAX_SLABS, PoolConfig,
+    BLOCK_BYTES, ConfigError, DEFAULT_CAPACITY_BYTES, MAX_CAPACITY_BYTES, MAX_SLAB_BYTES, MAX_SLABS, PoolConfig,
 };
 pub use fence::{Mark, WorkFence};
 pub use growth::{GrowOutcome, StillAllocated};

@@ -36,9 +36,7 @@ impl PageMap {
     pub(crate) fn new(indices: u32) -> Self {
         Self {
             words: (0..indices).map(|_| AtomicU64::new(0)).collect(),
-            cover: (0..indices.div_ceil(GROUP))
-                .map(|_| AtomicU32::new(0))
-                .collect(),
+            cover: (0..indices.div_ceil(GROUP)).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
@@ -65,8 +63,7 @@ impl PageMap {
             return None;
         }
         let freed = (word.0 & !STATE_MASK) | FREED;
-        cell.compare_exchange(word.0, freed, Ordering::AcqRel, Ordering::Relaxed)
-            .ok()?;
+        cell.compare_exchange(word.0, freed, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         Some(word)
     }
 
@@ -79,31 +76,20 @@ impl PageMap {
     #[inline]
     pub(crate) fn live_around(&self, index: u32) -> Option<(u32, Word)> {
         let group_start = index - index % GROUP;
-        let near = (group_start..=index)
-            .rev()
-            .map(|start| (start, self.word(start)));
-        let (start, word) = near
-            .into_iter()
-            .find(|(_, word)| word.is_live())
-            .or_else(|| self.reaching_into(group_start))?;
+        let near = (group_start..=index).rev().map(|start| (start, self.word(start)));
+        let (start, word) =
+            near.into_iter().find(|(_, word)| word.is_live()).or_else(|| self.reaching_into(group_start))?;
         (index - start < word.blocks()).then_some((start, word))
     }
 
     fn reaching_into(&self, group_start: u32) -> Option<(u32, Word)> {
-        let start = self
-            .cover
-            .get((group_start / GROUP) as usize)?
-            .load(Ordering::Relaxed);
+        let start = self.cover.get((group_start / GROUP) as usize)?.load(Ordering::Relaxed);
         let word = self.word(start);
         (start < group_start && word.is_live()).then_some((start, word))
     }
 
     fn word(&self, index: u32) -> Word {
-        Word(
-            self.words
-                .get(index as usize)
-                .map_or(0, |cell| cell.load(Ordering::Acquire)),
-        )
+        Word(self.words.get(index as usize).map_or(0, |cell| cell.load(Ordering::Acquire)))
     }
 }
 
@@ -142,10 +128,7 @@ mod tests {
     #[test]
     fn a_word_keeps_what_it_was_given() {
         let word = Word::live((1 << 30) - 1, u32::MAX);
-        assert_eq!(
-            (word.requested_bytes(), word.tag()),
-            ((1 << 30) - 1, u32::MAX)
-        );
+        assert_eq!((word.requested_bytes(), word.tag()), ((1 << 30) - 1, u32::MAX));
     }
 
     #[test]

@@ -14,10 +14,7 @@ pub(crate) struct PatientLock<T> {
 impl<T> PatientLock<T> {
     /// A lock that is free.
     pub(crate) fn new(value: T) -> Self {
-        Self {
-            mutex: Mutex::new(value),
-            is_given_up: AtomicBool::new(false),
-        }
+        Self { mutex: Mutex::new(value), is_given_up: AtomicBool::new(false) }
     }
 
     /// The lock, or `None` when it is not had in some thousand tries, or when a panic poisoned it and what it guards

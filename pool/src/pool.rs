@@ -63,11 +63,7 @@ pub struct BlockInfo {
 impl Pool {
     /// A pool that has nothing yet: [`grow`](Self::grow) reserves its first slab.
     #[must_use]
-    pub fn new(
-        config: &PoolConfig,
-        source: Box<dyn PinnedSource>,
-        fence: Box<dyn WorkFence>,
-    ) -> Self {
+    pub fn new(config: &PoolConfig, source: Box<dyn PinnedSource>, fence: Box<dyn WorkFence>) -> Self {
         let slabs = SlabTable::new(config);
         Self {
             map: PageMap::new(slabs.index_count()),
@@ -109,9 +105,7 @@ impl Pool {
         }
         match self.map.live_around(place.index) {
             // Two threads freed it, and meanwhile a third has it anew: ours was the second free.
-            Some((start, _)) if start == place.index && place.offset_bytes == 0 => {
-                FreeOutcome::AlreadyFree
-            }
+            Some((start, _)) if start == place.index && place.offset_bytes == 0 => FreeOutcome::AlreadyFree,
             Some(_) => FreeOutcome::NotABlockStart,
             None => FreeOutcome::AlreadyFree,
         }
@@ -130,11 +124,7 @@ impl Pool {
         let place = self.slabs.place_of(address.addr())?;
         let (index, word) = self.map.live_around(place.index)?;
         let start = self.slabs.address_of(index)?;
-        let info = BlockInfo {
-            start,
-            requested_bytes: word.requested_bytes(),
-            tag: word.tag(),
-        };
+        let info = BlockInfo { start, requested_bytes: word.requested_bytes(), tag: word.tag() };
         (address.addr().wrapping_sub(start) < info.requested_bytes).then_some(info)
     }
 
@@ -172,9 +162,7 @@ impl Pool {
     /// # Errors
     /// When blocks are allocated; the pool then goes on as before.
     pub fn release_all(&self) -> Result<(), StillAllocated> {
-        self.growth.release_all(&self.slabs, &*self.source, || {
-            self.ledger.totals().allocated_blocks
-        })
+        self.growth.release_all(&self.slabs, &*self.source, || self.ledger.totals().allocated_blocks)
     }
 
     /// The pool's figures at this moment, without a lock.
@@ -211,11 +199,7 @@ impl Pool {
             return Err(Miss::Closed);
         }
         let blocks = blocks_for(bytes).ok_or(Miss::TooLarge)?;
-        if blocks > self.slabs.largest_blocks() {
-            Err(Miss::TooLarge)
-        } else {
-            Ok(blocks)
-        }
+        if blocks > self.slabs.largest_blocks() { Err(Miss::TooLarge) } else { Ok(blocks) }
     }
 
     #[inline]
@@ -243,34 +227,20 @@ impl Pool {
     }
 
     fn shortage(&self, blocks: u32) -> Miss {
-        let growth_helps = self.growth.is_possible(&self.slabs)
-            && self.slabs.missing().any(|slab| slab.blocks() >= blocks);
+        let growth_helps =
+            self.growth.is_possible(&self.slabs) && self.slabs.missing().any(|slab| slab.blocks() >= blocks);
         if growth_helps {
             return Miss::NotReserved;
         }
         let allocated = self.ledger.totals().allocated_blocks;
         let quarantined = self.ledger.quarantined_blocks();
         let not_allocated = self.slabs.reserved_blocks().saturating_sub(allocated);
-        if quarantined != 0 && not_allocated >= u64::from(blocks) {
-            Miss::WaitingForGpu
-        } else {
-            Miss::NoRoom
-        }
+        if quarantined != 0 && not_allocated >= u64::from(blocks) { Miss::WaitingForGpu } else { Miss::NoRoom }
     }
 
     #[inline]
-    fn hand_out(
-        &self,
-        shard: usize,
-        index: u32,
-        blocks: u32,
-        bytes: usize,
-        tag: u32,
-    ) -> Result<NonNull<u8>, Miss> {
-        let address = self
-            .slabs
-            .address_of(index)
-            .map(std::ptr::with_exposed_provenance_mut);
+    fn hand_out(&self, shard: usize, index: u32, blocks: u32, bytes: usize, tag: u32) -> Result<NonNull<u8>, Miss> {
+        let address = self.slabs.address_of(index).map(std::ptr::with_exposed_provenance_mut);
         let address = address.and_then(NonNull::new).ok_or(Miss::Closed)?;
         self.map.publish(index, blocks, Word::live(bytes, tag));
         self.ledger.note_hit(shard, blocks, bytes);
@@ -281,9 +251,7 @@ impl Pool {
     fn put_back(&self, index: u32, word: Word) {
         let (shard, blocks) = (shard::current(), word.blocks());
         let epoch = self.clock.stamp();
-        let freed_since_mark = self
-            .ledger
-            .note_free(shard, blocks, word.requested_bytes(), epoch);
+        let freed_since_mark = self.ledger.note_free(shard, blocks, word.requested_bytes(), epoch);
         self.store.put(shard, index, blocks, epoch);
         if freed_since_mark.is_some_and(|freed| self.is_worth_a_mark(freed)) {
             self.turn_clock();
@@ -315,8 +283,7 @@ impl Pool {
             return true;
         }
         let note = |turn| self.ledger.note_turn(turn);
-        self.clock
-            .turn(&*self.gpu, self.now_ms(), || self.ledger.frees(), note)
+        self.clock.turn(&*self.gpu, self.now_ms(), || self.ledger.frees(), note)
     }
 
     /// Another thread may be asking the fence: its answer is worth a short wait, a miss costs far more.
@@ -332,12 +299,7 @@ impl Pool {
     }
 
     fn taker(&self, shard: usize) -> Taker<'_> {
-        Taker {
-            shard,
-            safe: self.clock.safe(),
-            slabs: &self.slabs,
-            map: &self.map,
-        }
+        Taker { shard, safe: self.clock.safe(), slabs: &self.slabs, map: &self.map }
     }
 
     fn now_ms(&self) -> u64 {
@@ -347,8 +309,6 @@ impl Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool")
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
+        f.debug_struct("Pool").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }

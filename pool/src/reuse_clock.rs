@@ -78,10 +78,7 @@ impl ReuseClock {
 
     /// Marks made and marks passed since the beginning.
     pub(crate) fn marks(&self) -> (u64, u64) {
-        (
-            self.marks_made.load(Ordering::Relaxed),
-            self.marks_passed.load(Ordering::Relaxed),
-        )
+        (self.marks_made.load(Ordering::Relaxed), self.marks_passed.load(Ordering::Relaxed))
     }
 
     /// True while another thread turns the clock.
@@ -92,23 +89,13 @@ impl ReuseClock {
     /// Asks about the marks in flight, and makes new ones, as far as there is room, when there were frees since the
     /// last. `frees` counts them, each after it was stamped. What came of it is told to `note` before another turn
     /// can begin. False when another thread is at it. No lock and no destructor is held across a call to `gpu`.
-    pub(crate) fn turn(
-        &self,
-        gpu: &dyn WorkFence,
-        now_ms: u64,
-        frees: impl Fn() -> u64,
-        note: impl Fn(Turn),
-    ) -> bool {
+    pub(crate) fn turn(&self, gpu: &dyn WorkFence, now_ms: u64, frees: impl Fn() -> u64, note: impl Fn(Turn)) -> bool {
         let Some(ticket) = self.claim.take(now_ms) else {
             return false;
         };
         let safe_before = self.safe.load(Ordering::Relaxed);
         let marked = self.mark_all(gpu, frees);
-        note(Turn {
-            safe_before,
-            safe_now: self.safe(),
-            marked,
-        });
+        note(Turn { safe_before, safe_now: self.safe(), marked });
         self.claim.give_back(ticket);
         true
     }
@@ -164,9 +151,7 @@ impl ReuseClock {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight
-            .lock()
-            .is_some_and(|in_flight| in_flight.iter().any(Option::is_none))
+        self.in_flight.lock().is_some_and(|in_flight| in_flight.iter().any(Option::is_none))
     }
 
     fn oldest(&self) -> Option<(u64, Mark)> {

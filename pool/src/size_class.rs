@@ -69,10 +69,7 @@ mod tests {
     #[test]
     fn powers_of_two_lose_nothing() {
         for shift in 0..=20 {
-            assert_eq!(
-                blocks_for(1 << shift),
-                Some(((1usize << shift).div_ceil(BLOCK_BYTES)) as u32)
-            );
+            assert_eq!(blocks_for(1 << shift), Some(((1usize << shift).div_ceil(BLOCK_BYTES)) as u32));
         }
     }
 

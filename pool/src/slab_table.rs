@@ -45,11 +45,7 @@ impl SlabTable {
             .iter()
             .map(|bytes| {
                 let blocks = (bytes / BLOCK_BYTES) as u32;
-                let slab = Slab {
-                    base: AtomicUsize::new(0),
-                    first_index: next_index,
-                    blocks,
-                };
+                let slab = Slab { base: AtomicUsize::new(0), first_index: next_index, blocks };
                 next_index += blocks + 1;
                 slab
             })
@@ -79,10 +75,7 @@ impl SlabTable {
     /// The address of a block, or `None` when its slab is not there.
     #[inline]
     pub(crate) fn address_of(&self, index: u32) -> Option<usize> {
-        let slab = self
-            .slabs
-            .iter()
-            .find(|slab| index.wrapping_sub(slab.first_index) < slab.blocks)?;
+        let slab = self.slabs.iter().find(|slab| index.wrapping_sub(slab.first_index) < slab.blocks)?;
         let base = slab.base.load(Ordering::Acquire);
         (base != 0).then(|| base + (index - slab.first_index) as usize * BLOCK_BYTES)
     }
@@ -94,13 +87,9 @@ impl SlabTable {
 
     /// Puts `slab` at `base`; false when another thread has put it elsewhere meanwhile.
     pub(crate) fn install(&self, slab: &Slab, base: usize) -> bool {
-        let first = slab
-            .base
-            .compare_exchange(0, base, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok();
+        let first = slab.base.compare_exchange(0, base, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if first {
-            self.reserved_blocks
-                .fetch_add(u64::from(slab.blocks), Ordering::Relaxed);
+            self.reserved_blocks.fetch_add(u64::from(slab.blocks), Ordering::Relaxed);
             self.installed.fetch_add(1, Ordering::Release);
         }
         first
@@ -113,10 +102,7 @@ impl SlabTable {
 
     /// The slabs that have been reserved, after the first `skip`.
     pub(crate) fn installed_after(&self, skip: u32) -> impl Iterator<Item = &Slab> {
-        self.slabs
-            .iter()
-            .take(self.installed() as usize)
-            .skip(skip as usize)
+        self.slabs.iter().take(self.installed() as usize).skip(skip as usize)
     }
 
     /// The slabs that are still to be reserved.
@@ -143,19 +129,14 @@ impl SlabTable {
 
     /// One more than the largest index.
     pub(crate) fn index_count(&self) -> u32 {
-        self.slabs
-            .last()
-            .map_or(1, |slab| slab.first_index + slab.blocks)
+        self.slabs.last().map_or(1, |slab| slab.first_index + slab.blocks)
     }
 
     /// Takes all slabs out of the table; from now on no address is the pool's. Returns address and size in bytes of each.
     pub(crate) fn withdraw(&self) -> impl Iterator<Item = (usize, usize)> {
         self.withdrawn.store(true, Ordering::Release);
         self.reserved_blocks.store(0, Ordering::Relaxed);
-        self.slabs
-            .iter()
-            .map(|slab| (slab.base.swap(0, Ordering::AcqRel), slab.bytes()))
-            .filter(|&(base, _)| base != 0)
+        self.slabs.iter().map(|slab| (slab.base.swap(0, Ordering::AcqRel), slab.bytes())).filter(|&(base, _)| base != 0)
     }
 
     /// Whether the slabs have been taken out.
@@ -199,20 +180,10 @@ mod tests {
         assert_eq!(table.index_count(), 8);
         for index in [1, 2, 4, 5, 6, 7] {
             let address = table.address_of(index).unwrap();
-            assert_eq!(
-                table.place_of(address + 7),
-                Some(Place {
-                    index,
-                    offset_bytes: 7
-                })
-            );
+            assert_eq!(table.place_of(address + 7), Some(Place { index, offset_bytes: 7 }));
         }
         assert_eq!(table.address_of(0), None);
-        assert_eq!(
-            table.address_of(3),
-            None,
-            "adjacent slabs have a gap between their indices"
-        );
+        assert_eq!(table.address_of(3), None, "adjacent slabs have a gap between their indices");
         assert_eq!(table.place_of(0x10_0000 - 1), None);
         assert_eq!(table.place_of(0x10_0000 + 6 * BLOCK_BYTES), None);
     }
@@ -230,10 +201,7 @@ mod tests {
     fn nothing_is_the_pools_once_withdrawn() {
         let table = table();
         assert!(table.install(table.next().unwrap(), 0x1000));
-        assert_eq!(
-            table.withdraw().collect::<Vec<_>>(),
-            [(0x1000, 2 * BLOCK_BYTES)]
-        );
+        assert_eq!(table.withdraw().collect::<Vec<_>>(), [(0x1000, 2 * BLOCK_BYTES)]);
         assert_eq!(table.place_of(0x1000), None);
         assert_eq!(table.address_of(1), None);
     }

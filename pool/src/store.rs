@@ -63,11 +63,7 @@ impl Store {
             links: Links::new(indices),
             caches: (0..SHARDS).map(|_| Apart(Caches::new())).collect(),
             large: Apart(EpochStacks::new()),
-            heap: Apart(PatientLock::new(Heap {
-                extents: ExtentHeap::new(indices),
-                slabs: 0,
-                reserved_blocks: 0,
-            })),
+            heap: Apart(PatientLock::new(Heap { extents: ExtentHeap::new(indices), slabs: 0, reserved_blocks: 0 })),
             is_low: AtomicBool::new(false),
         }
     }
@@ -79,10 +75,7 @@ impl Store {
         let Some(class) = class_of(blocks) else {
             return self.take_large(at, blocks);
         };
-        let own = self
-            .caches
-            .get(at.shard)
-            .and_then(|caches| caches.pop(&self.links, class, at.safe));
+        let own = self.caches.get(at.shard).and_then(|caches| caches.pop(&self.links, class, at.safe));
         match own {
             Some(index) => Ok(Some(index)),
             None => self.take_elsewhere(at, class),
@@ -90,11 +83,7 @@ impl Store {
     }
 
     /// Takes an extent of `blocks` even if all caches must be emptied into the heap for it.
-    pub(crate) fn take_sweeping(
-        &self,
-        at: &Taker<'_>,
-        blocks: u32,
-    ) -> Result<Option<u32>, HeapBusy> {
+    pub(crate) fn take_sweeping(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
         if let Some(index) = self.take(at, blocks)? {
             return Ok(Some(index));
         }
@@ -167,21 +156,12 @@ impl Store {
         let (before, after) = self.caches.split_at_checked(at.shard)?;
         after.iter().chain(before).find_map(|caches| {
             let used = caches.used.load(Ordering::Relaxed) & (1 << class) != 0;
-            if used {
-                caches.pop(&self.links, class, at.safe)
-            } else {
-                None
-            }
+            if used { caches.pop(&self.links, class, at.safe) } else { None }
         })
     }
 
     /// Gives a batch to the heap and takes `blocks` from it; should the lock not be had, the batch goes to the shard.
-    fn give_batch(
-        &self,
-        at: &Taker<'_>,
-        batch: &mut Batch,
-        blocks: u32,
-    ) -> Result<Option<u32>, HeapBusy> {
+    fn give_batch(&self, at: &Taker<'_>, batch: &mut Batch, blocks: u32) -> Result<Option<u32>, HeapBusy> {
         let taken = self.with_heap(at, |extents| {
             for (index, class) in batch.drain() {
                 extents.give(index, class_blocks(class));
@@ -195,11 +175,7 @@ impl Store {
     }
 
     /// Works on the heap, once all that belongs there is in it.
-    fn with_heap<R>(
-        &self,
-        at: &Taker<'_>,
-        act: impl FnOnce(&mut ExtentHeap) -> R,
-    ) -> Result<R, HeapBusy> {
+    fn with_heap<R>(&self, at: &Taker<'_>, act: impl FnOnce(&mut ExtentHeap) -> R) -> Result<R, HeapBusy> {
         let mut heap = self.heap.lock().ok_or(HeapBusy)?;
         heap.adopt(at.slabs);
         while let Some(index) = self.large.pop(&self.links, at.safe) {
@@ -243,10 +219,7 @@ impl Heap {
 
 impl Caches {
     fn new() -> Self {
-        Self {
-            used: AtomicU64::new(0),
-            by_class: std::array::from_fn(|_| EpochStacks::new()),
-        }
+        Self { used: AtomicU64::new(0), by_class: std::array::from_fn(|_| EpochStacks::new()) }
     }
 
     #[inline]
@@ -280,10 +253,7 @@ struct Batch {
 
 impl Batch {
     fn new() -> Self {
-        Self {
-            extents: [(0, 0); SWEEP],
-            count: 0,
-        }
+        Self { extents: [(0, 0); SWEEP], count: 0 }
     }
 
     /// Adds an extent of a class; true when the batch is full.

@@ -1,11 +1,7 @@
 //! The lock-free parts under every interleaving that loom finds. Run them with
 //! `RUSTFLAGS="--cfg loom" cargo test -p aishim-pool --release --test loom`.
 #![cfg(loom)]
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "modules of the library, of which parts are tested"
-)]
+#![allow(dead_code, unreachable_pub, reason = "modules of the library, of which parts are tested")]
 
 #[path = "../src/claim.rs"]
 mod claim;
@@ -24,10 +20,7 @@ mod reuse_clock;
 #[path = "../src/size_class.rs"]
 mod size_class;
 #[path = "../src/sync.rs"]
-#[allow(
-    unused_imports,
-    reason = "modules of the library, of which parts are tested"
-)]
+#[allow(unused_imports, reason = "modules of the library, of which parts are tested")]
 mod sync;
 
 use loom::{
@@ -94,10 +87,7 @@ fn an_extent_freed_anew_is_not_popped_by_its_old_epoch() {
             stacks.push(links, 1, 5);
         }
         let theirs = popping.join().unwrap();
-        assert!(
-            mine != theirs,
-            "each of the two lives of the extent has its own epoch"
-        );
+        assert!(mine != theirs, "each of the two lives of the extent has its own epoch");
         assert_eq!(stacks.pop(links, 5).is_some(), mine);
     });
 }
@@ -134,10 +124,7 @@ fn no_epoch_is_safe_before_the_work_of_its_frees() {
         clock.turn(&*gpu, 0, || 1, |_| ());
         let safe = clock.safe();
         let stamp = freeing.join().unwrap();
-        assert!(
-            stamp > safe,
-            "the work never ends, so the block may never be handed out"
-        );
+        assert!(stamp > safe, "the work never ends, so the block may never be handed out");
     });
 }
 
@@ -239,9 +226,7 @@ struct Busy {
 
 impl Busy {
     fn new() -> Self {
-        Self {
-            submitted: AtomicU64::new(0),
-        }
+        Self { submitted: AtomicU64::new(0) }
     }
 }
 

@@ -37,11 +37,7 @@ pub(crate) enum Parameter {
 const REGISTRY: [(&str, Kernel, &[Parameter]); 4] = {
     use Parameter::{Count, Float, Nanoseconds, Pointer};
     [
-        (
-            "vector_add",
-            Kernel::VectorAdd,
-            &[Pointer, Pointer, Pointer, Count],
-        ),
+        ("vector_add", Kernel::VectorAdd, &[Pointer, Pointer, Pointer, Count]),
         ("saxpy", Kernel::Saxpy, &[Float, Pointer, Pointer, Count]),
         ("reduce_sum", Kernel::ReduceSum, &[Pointer, Pointer, Count]),
         ("spin", Kernel::Spin, &[Nanoseconds]),
@@ -65,10 +61,7 @@ impl Parameter {
 
 /// The kernel of that name, and its parameters.
 pub(crate) fn find(name: &str) -> Option<(Kernel, &'static [Parameter])> {
-    REGISTRY
-        .iter()
-        .find(|entry| entry.0 == name)
-        .map(|entry| (entry.1, entry.2))
+    REGISTRY.iter().find(|entry| entry.0 == name).map(|entry| (entry.1, entry.2))
 }
 
 /// A kernel with its arguments.
@@ -128,15 +121,10 @@ impl Launch {
                 }
             }
             Kernel::Saxpy => {
-                let (a, x, y) = (
-                    f32::from_bits(self.arguments[0] as u32),
-                    pointer(1),
-                    pointer(2),
-                );
+                let (a, x, y) = (f32::from_bits(self.arguments[0] as u32), pointer(1), pointer(2));
                 for i in 0..elements {
                     // SAFETY: as above.
-                    let (x, old) =
-                        unsafe { (x.add(i).read_unaligned(), y.add(i).read_unaligned()) };
+                    let (x, old) = unsafe { (x.add(i).read_unaligned(), y.add(i).read_unaligned()) };
                     // SAFETY: as above.
                     unsafe { y.add(i).write_unaligned(a.mul_add(x, old)) };
                 }
@@ -144,9 +132,7 @@ impl Launch {
             Kernel::ReduceSum => {
                 let (x, out) = (pointer(0), pointer(1));
                 // SAFETY: as above.
-                let sum: f64 = (0..elements)
-                    .map(|i| f64::from(unsafe { x.add(i).read_unaligned() }))
-                    .sum();
+                let sum: f64 = (0..elements).map(|i| f64::from(unsafe { x.add(i).read_unaligned() })).sum();
                 // SAFETY: as above.
                 unsafe { out.write_unaligned(out.read_unaligned() + sum as f32) };
             }

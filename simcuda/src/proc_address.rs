@@ -70,23 +70,13 @@ pub(crate) fn find(name: &CStr, version: i32, flags: u64) -> Result<*const c_voi
     }
     let name = name.to_str().map_err(|_| Miss::Unknown)?;
     let driver = driver_version();
-    let known = || {
-        TABLE
-            .iter()
-            .filter(|entry| entry.name == name && entry.since <= driver)
-    };
+    let known = || TABLE.iter().filter(|entry| entry.name == name && entry.since <= driver);
     if version > driver {
         return Err(Miss::Arguments);
     }
-    let newest = known()
-        .filter(|entry| entry.since <= version)
-        .max_by_key(|entry| entry.since);
+    let newest = known().filter(|entry| entry.since <= version).max_by_key(|entry| entry.since);
     let Some(entry) = newest else {
-        return Err(if known().next().is_some() {
-            Miss::TooNew
-        } else {
-            Miss::Unknown
-        });
+        return Err(if known().next().is_some() { Miss::TooNew } else { Miss::Unknown });
     };
     let per_thread = entry.per_thread.filter(|_| flags == PER_THREAD_STREAM);
     if per_thread.is_some() && version < PER_THREAD_SINCE {
@@ -271,30 +261,12 @@ mod tests {
 
     #[test]
     fn a_version_means_the_newest_form_it_knows() {
-        assert_eq!(
-            find(c"cuMemAlloc", 3_020, 0),
-            address(memory::cuMemAlloc_v2 as *const c_void)
-        );
-        assert_eq!(
-            find(c"cuCtxSynchronize", 12_080, 0),
-            address(context::cuCtxSynchronize as *const c_void)
-        );
-        assert_eq!(
-            find(c"cuCtxSynchronize", 13_000, 0),
-            address(context::cuCtxSynchronize_v2 as *const c_void)
-        );
-        assert_eq!(
-            find(c"cuGetProcAddress", 12_000, 0),
-            address(init::cuGetProcAddress_v2 as *const c_void)
-        );
-        assert_eq!(
-            find(c"cuLaunchKernel", 7_000, 2),
-            address(launch::cuLaunchKernel_ptsz as *const c_void)
-        );
-        assert_eq!(
-            find(c"cuLaunchKernel", 7_000, 1),
-            address(launch::cuLaunchKernel as *const c_void)
-        );
+        assert_eq!(find(c"cuMemAlloc", 3_020, 0), address(memory::cuMemAlloc_v2 as *const c_void));
+        assert_eq!(find(c"cuCtxSynchronize", 12_080, 0), address(context::cuCtxSynchronize as *const c_void));
+        assert_eq!(find(c"cuCtxSynchronize", 13_000, 0), address(context::cuCtxSynchronize_v2 as *const c_void));
+        assert_eq!(find(c"cuGetProcAddress", 12_000, 0), address(init::cuGetProcAddress_v2 as *const c_void));
+        assert_eq!(find(c"cuLaunchKernel", 7_000, 2), address(launch::cuLaunchKernel_ptsz as *const c_void));
+        assert_eq!(find(c"cuLaunchKernel", 7_000, 1), address(launch::cuLaunchKernel as *const c_void));
     }
 
     #[test]

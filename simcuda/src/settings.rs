@@ -13,22 +13,13 @@ impl Curve {
     }
 
     fn bandwidth(gigabytes_per_s: f64) -> Self {
-        Self(vec![
-            (0, 1_000),
-            (
-                1 << 30,
-                1_000 + ((1u64 << 30) as f64 / gigabytes_per_s) as u64,
-            ),
-        ])
+        Self(vec![(0, 1_000), (1 << 30, 1_000 + ((1u64 << 30) as f64 / gigabytes_per_s) as u64)])
     }
 
     /// Nanoseconds for `bytes`.
     pub(crate) fn at(&self, bytes: u64) -> u64 {
         let last = self.0.len() - 2;
-        let segment = self.0[1..]
-            .iter()
-            .position(|point| bytes <= point.0)
-            .unwrap_or(last);
+        let segment = self.0[1..].iter().position(|point| bytes <= point.0).unwrap_or(last);
         let ((x0, y0), (x1, y1)) = (self.0[segment], self.0[segment + 1]);
         let slope = (y1 as f64 - y0 as f64) / (x1 - x0) as f64;
         (y0 as f64 + slope * (bytes as f64 - x0 as f64)).max(0.0) as u64
@@ -58,11 +49,7 @@ pub(crate) struct Costs {
 impl Costs {
     /// The time a stated cost takes here: nothing where costs are off, else divided by `SIMCUDA_SPEED`.
     pub(crate) fn take(&self, cost_ns: u64) -> u64 {
-        if self.enabled {
-            self.stated(cost_ns)
-        } else {
-            0
-        }
+        if self.enabled { self.stated(cost_ns) } else { 0 }
     }
 
     /// A duration the program itself asked for (`spin`), which no setting but the speed shortens.
@@ -103,13 +90,7 @@ impl Fault {
                 _ => return None,
             }
         }
-        Some(Self {
-            function,
-            status,
-            after,
-            times,
-            calls: AtomicU64::new(0),
-        })
+        Some(Self { function, status, after, times, calls: AtomicU64::new(0) })
     }
 }
 
@@ -151,13 +132,7 @@ const MIB: u64 = 1 << 20;
 /// Measured points for five sizes, in nanoseconds.
 const fn at_sizes(smallest: u64, times_ns: [u64; 5]) -> Points {
     let [first, k64, m1, m16, m256] = times_ns;
-    [
-        (smallest, first),
-        (64 * KIB, k64),
-        (MIB, m1),
-        (16 * MIB, m16),
-        (256 * MIB, m256),
-    ]
+    [(smallest, first), (64 * KIB, k64), (MIB, m1), (16 * MIB, m16), (256 * MIB, m256)]
 }
 
 /// An H200 on PCIe 5, driver 580.
@@ -213,16 +188,12 @@ fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
 fn faults() -> Vec<Fault> {
     let text = std::env::var("SIMCUDA_FAIL").unwrap_or_default();
     let parts = text.split(',').filter(|part| !part.trim().is_empty());
-    parts
-        .filter_map(|part| Fault::parse(part.trim()).or_else(|| complain("SIMCUDA_FAIL", None)))
-        .collect()
+    parts.filter_map(|part| Fault::parse(part.trim()).or_else(|| complain("SIMCUDA_FAIL", None))).collect()
 }
 
 fn complain<T>(variable: &str, fallback: T) -> T {
     let text = std::env::var(variable).unwrap_or_default();
-    eprintln!(
-        "simcuda: {variable}={text} cannot be read and is ignored; simcuda/README.md says what it may be"
-    );
+    eprintln!("simcuda: {variable}={text} cannot be read and is ignored; simcuda/README.md says what it may be");
     fallback
 }
 

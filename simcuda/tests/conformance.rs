@@ -34,14 +34,7 @@ fn the_simulator_answers_as_a_driver_does() {
         .output()
         .expect("the program runs");
     let output = String::from_utf8_lossy(&run.stdout);
-    assert!(
-        run.status.success(),
-        "{output}{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
-    let differing = output
-        .lines()
-        .filter(|line| line.contains("<-"))
-        .filter_map(|line| line.split(' ').next());
+    assert!(run.status.success(), "{output}{}", String::from_utf8_lossy(&run.stderr));
+    let differing = output.lines().filter(|line| line.contains("<-")).filter_map(|line| line.split(' ').next());
     assert_eq!(differing.collect::<Vec<_>>(), DIFFERENCES, "{output}");
 }

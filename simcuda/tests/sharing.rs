@@ -61,20 +61,12 @@ fn say_and_wait(text: &str) {
 fn computes() {
     let driver = Driver::with_context();
     let reduce = driver.kernel(c"reduce_sum");
-    let (mut x, mut out) = (
-        driver.allocate(4000).expect("room"),
-        driver.allocate(4).expect("room"),
-    );
+    let (mut x, mut out) = (driver.allocate(4000).expect("room"), driver.allocate(4).expect("room"));
     let (values, mut sum): (Vec<f32>, f32) = ((1..=1000u16).map(f32::from).collect(), 0.0);
-    let copied =
-        call!(driver, cuMemcpyHtoD_v2(x => u64, values.as_ptr() => *const f32, 4000 => usize));
+    let copied = call!(driver, cuMemcpyHtoD_v2(x => u64, values.as_ptr() => *const f32, 4000 => usize));
     let cleared = call!(driver, cuMemsetD8_v2(out => u64, 0 => u8, 4 => usize));
     let mut count: c_int = 1000;
-    let parameters = &mut [
-        (&raw mut x).cast(),
-        (&raw mut out).cast(),
-        (&raw mut count).cast(),
-    ];
+    let parameters = &mut [(&raw mut x).cast(), (&raw mut out).cast(), (&raw mut count).cast()];
     let launched = driver.launch(reduce, 32, parameters);
     let fetched = call!(driver, cuMemcpyDtoH_v2(&raw mut sum => *mut f32, out => u64, 4 => usize));
     assert_eq!([copied, cleared, launched, fetched], [0; 4]);
@@ -106,9 +98,7 @@ fn reads_pageable_memory() {
 }
 
 fn start(folder: &Path, role: &str) -> Child {
-    child(folder, "part", role)
-        .spawn()
-        .expect("the test can start itself")
+    child(folder, "part", role).spawn().expect("the test can start itself")
 }
 
 fn answer(folder: &Path, role: &str, text: &str) -> String {
@@ -120,19 +110,13 @@ fn answer(folder: &Path, role: &str, text: &str) -> String {
 
 fn free_bytes(folder: &Path) -> usize {
     let line = answer(folder, "tells free memory", "free ");
-    line.rsplit(' ')
-        .next()
-        .and_then(|number| number.parse().ok())
-        .expect("a number")
+    line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
 fn nvml(folder: &Path) -> nvml_wrapper::Nvml {
     installed(folder);
     let library = folder.join("libnvidia-ml.so.1");
-    nvml_wrapper::Nvml::builder()
-        .lib_path(library.as_os_str())
-        .init()
-        .expect("NVML starts")
+    nvml_wrapper::Nvml::builder().lib_path(library.as_os_str()).init().expect("NVML starts")
 }
 
 #[test]
@@ -164,33 +148,18 @@ fn a_process_killed_at_work_leaves_the_engine_free() {
 #[test]
 fn two_processes_share_the_engine() {
     let folder = tempfile::tempdir().expect("a folder can be made");
-    let mut both = [
-        start(folder.path(), "works shortly"),
-        start(folder.path(), "works shortly"),
-    ];
-    both.iter_mut()
-        .for_each(|process| drop(wait_for_line(process, "ready")));
+    let mut both = [start(folder.path(), "works shortly"), start(folder.path(), "works shortly")];
+    both.iter_mut().for_each(|process| drop(wait_for_line(process, "ready")));
     let began = Instant::now();
     for process in &mut both {
         let _ = process.stdin.take().map(|mut input| input.write_all(b"\n"));
     }
-    let times = both
-        .each_mut()
-        .map(|process| wait_for_line(process, "took"));
+    let times = both.each_mut().map(|process| wait_for_line(process, "took"));
     // Each works for 600 ms; whoever ends last has waited for the other.
     assert!(began.elapsed() >= Duration::from_millis(1190), "{times:?}");
-    let milliseconds = times.map(|line| {
-        line.rsplit(' ')
-            .next()
-            .and_then(|n| n.parse::<u64>().ok())
-            .expect("a number")
-    });
-    assert!(
-        milliseconds.iter().all(|ms| *ms >= 700),
-        "in turns, not one after the other: {milliseconds:?}"
-    );
-    both.iter_mut()
-        .for_each(|process| assert!(process.wait().expect("it ends").success()));
+    let milliseconds = times.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()).expect("a number"));
+    assert!(milliseconds.iter().all(|ms| *ms >= 700), "in turns, not one after the other: {milliseconds:?}");
+    both.iter_mut().for_each(|process| assert!(process.wait().expect("it ends").success()));
 }
 
 #[test]
@@ -213,10 +182,7 @@ fn kernels_compute_and_pageable_sources_are_copied_whole() {
 fn faults_are_injected() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let mut command = child(folder.path(), "part", "meets faults");
-    let mut process = command
-        .env("SIMCUDA_FAIL", "cuMemHostAlloc:2:after=1:times=2")
-        .spawn()
-        .expect("it starts");
+    let mut process = command.env("SIMCUDA_FAIL", "cuMemHostAlloc:2:after=1:times=2").spawn().expect("it starts");
     assert!(wait_for_line(&mut process, "results ").contains("[0, 2, 2, 0]"));
     let _ = process.wait();
 }
@@ -228,28 +194,15 @@ fn nvml_shows_the_processes_and_the_device() {
     unsafe { std::env::set_var("SIMCUDA_DIR", folder.path()) };
     let nvml = nvml(folder.path());
     let device = nvml.device_by_index(0).expect("there is one device");
-    assert_eq!(
-        (nvml.device_count().ok(), device.name().ok()),
-        (Some(1), Some("aishim simulated GPU".to_owned()))
-    );
-    assert!(
-        nvml.sys_driver_version()
-            .expect("a version")
-            .contains("simulated")
-    );
+    assert_eq!((nvml.device_count().ok(), device.name().ok()), (Some(1), Some("aishim simulated GPU".to_owned())));
+    assert!(nvml.sys_driver_version().expect("a version").contains("simulated"));
     let uuid = device.uuid().expect("a UUID");
-    assert!(
-        uuid.starts_with("GPU-") && nvml.device_by_uuid(uuid.as_str()).is_ok(),
-        "{uuid}"
-    );
+    assert!(uuid.starts_with("GPU-") && nvml.device_by_uuid(uuid.as_str()).is_ok(), "{uuid}");
 
     let mut holder = start(folder.path(), "holds memory");
     wait_for_line(&mut holder, "ready");
     let processes = device.running_compute_processes().expect("a list");
-    let entry = processes
-        .iter()
-        .find(|process| process.pid == holder.id())
-        .expect("the child is listed");
+    let entry = processes.iter().find(|process| process.pid == holder.id()).expect("the child is listed");
     assert!(
         matches!(entry.used_gpu_memory, nvml_wrapper::enums::device::UsedGpuMemory::Used(bytes) if bytes >= 2 << 30)
     );
@@ -258,11 +211,5 @@ fn nvml_shows_the_processes_and_the_device() {
     assert!(device.utilization_rates().is_ok() && device.power_usage().is_ok());
     holder.kill().expect("it runs");
     let _ = holder.wait();
-    assert!(
-        device
-            .running_compute_processes()
-            .expect("a list")
-            .iter()
-            .all(|process| process.pid != holder.id())
-    );
+    assert!(device.running_compute_processes().expect("a list").iter().all(|process| process.pid != holder.id()));
 }

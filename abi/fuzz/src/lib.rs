@@ -1,18 +1,13 @@
 //! What must hold for every file, whoever wrote it: the reader answers with a typed error or with numbers that lie
 //! within the layout. One function for each way in which a file can be wrong.
 
-#![allow(
-    unreachable_pub,
-    reason = "a library to libFuzzer, a module to the tests"
-)]
+#![allow(unreachable_pub, reason = "a library to libFuzzer, a module to the tests")]
 
 #[path = "../../tests/sample/mod.rs"]
 pub mod sample;
 
 use aishim_abi::histogram::{BUCKETS, HIGHEST_NS};
-use aishim_abi::layout::{
-    DEVICES, HOOKS, HookKind, HookState, SEGMENT_BYTES, UNKNOWN_NAMES, VERSION,
-};
+use aishim_abi::layout::{DEVICES, HOOKS, HookKind, HookState, SEGMENT_BYTES, UNKNOWN_NAMES, VERSION};
 use aishim_abi::reader::{ReadError, SegmentCopy, Which};
 use aishim_abi::statistics::{self, Statistic};
 use sample::Sample;
@@ -52,11 +47,7 @@ pub fn scribbled(data: &[u8]) {
     for write in data.chunks_exact(10) {
         // The header is an eighth of all targets, though it is a hundredth of the segment.
         let place = usize::from(u16::from_le_bytes([write[0], write[1]]));
-        let at = if place < 8192 {
-            place & 4088
-        } else {
-            place * 8 % SEGMENT_BYTES
-        };
+        let at = if place < 8192 { place & 4088 } else { place * 8 % SEGMENT_BYTES };
         bytes[at..at + 8].copy_from_slice(&write[2..]);
     }
     examine(SegmentCopy::from_bytes(&bytes));
@@ -67,20 +58,8 @@ pub fn good() -> Sample {
     Sample::new(4711, 123_456)
         .device([7; 16])
         .unknown("cuLaunchKernel_v9")
-        .hook(
-            "cuLaunchKernel",
-            HookKind::Launch,
-            HookState::HandedOut,
-            42,
-            1,
-        )
-        .hook(
-            "cuMemHostAlloc",
-            HookKind::HostMemory,
-            HookState::Known,
-            2,
-            0,
-        )
+        .hook("cuLaunchKernel", HookKind::Launch, HookState::HandedOut, 42, 1)
+        .hook("cuMemHostAlloc", HookKind::HostMemory, HookState::Known, 2, 0)
         .statistic(Statistic::PoolHits, 2)
         .record(Which::Launch, 3_400, 41)
         .record(Which::Launch, 2_000_000, 1)
@@ -100,9 +79,7 @@ pub fn examine(read: Result<SegmentCopy, ReadError>) {
     assert!(segment.pid() != 0 && segment.priority() <= 100);
     assert!(segment.devices().count() <= DEVICES);
     assert!(segment.unknown_names().count() <= UNKNOWN_NAMES);
-    let names = segment
-        .unknown_names()
-        .chain(segment.hooks().map(|h| h.name));
+    let names = segment.unknown_names().chain(segment.hooks().map(|h| h.name));
     let texts = names.chain([segment.command(), segment.library()]);
     assert!(texts.into_iter().all(|t| !t.contains(char::is_control)));
     assert!(segment.hooks().count() <= HOOKS);

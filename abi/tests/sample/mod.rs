@@ -1,16 +1,11 @@
 //! A segment built by hand, for the tests of everything that reads segments: the bytes a shim could have written, and
 //! the file, locked as by a living process or not.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "shared by several test programs, none of which uses all of it"
-)]
+#![allow(dead_code, unreachable_pub, reason = "shared by several test programs, none of which uses all of it")]
 
 use aishim_abi::histogram;
 use aishim_abi::layout::{
-    HOOKS, Header, Histogram, HookKind, HookState, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment,
-    Shard, VERSION, put_text,
+    HOOKS, Header, Histogram, HookKind, HookState, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, Shard, VERSION, put_text,
 };
 use aishim_abi::reader::Which;
 use aishim_abi::statistics::Statistic;
@@ -44,11 +39,7 @@ pub struct Alive {
 impl Sample {
     /// What a process has published that has not done anything yet.
     pub fn new(pid: u32, start_ticks: u64) -> Self {
-        let mut sample = Self {
-            bytes: vec![0; SEGMENT_BYTES],
-            pid,
-            start_ticks,
-        };
+        let mut sample = Self { bytes: vec![0; SEGMENT_BYTES], pid, start_ticks };
         sample.bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
         sample.u32(header!(version), VERSION);
         sample.u64(header!(segment_bytes), SEGMENT_BYTES as u64);
@@ -122,14 +113,7 @@ impl Sample {
     }
 
     /// One more hook, with its calls (counted in shard 2) and errors.
-    pub fn hook(
-        mut self,
-        name: &str,
-        kind: HookKind,
-        state: HookState,
-        calls: u64,
-        errors: u64,
-    ) -> Self {
+    pub fn hook(mut self, name: &str, kind: HookKind, state: HookState, calls: u64, errors: u64) -> Self {
         let at = header!(hooks);
         let index = u32::from_ne_bytes(self.bytes[at..at + 4].try_into().unwrap()) as usize;
         assert!(index < HOOKS);
@@ -156,8 +140,7 @@ impl Sample {
             Which::Gpu => offset_of!(Segment, gpu),
             Which::Request => offset_of!(Segment, request),
         };
-        let (sum, max, buckets) = if which == Which::Launch && value_ns < histogram::WINDOW_LIMIT_NS
-        {
+        let (sum, max, buckets) = if which == Which::Launch && value_ns < histogram::WINDOW_LIMIT_NS {
             let shard = shard(3);
             (
                 shard + offset_of!(Shard, launch_sum_ns),

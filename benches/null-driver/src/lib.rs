@@ -40,10 +40,7 @@ const CONTEXT: *mut c_void = std::ptr::without_provenance_mut(0x1000);
 /// `context` is null or may be written.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case, reason = "the driver's own name")]
-pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(
-    context: *mut *mut c_void,
-    _device: c_int,
-) -> u32 {
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut *mut c_void, _device: c_int) -> u32 {
     if !context.is_null() {
         // SAFETY: the caller's promise.
         unsafe { context.write(CONTEXT) };
@@ -68,11 +65,7 @@ pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut *mut c_void) -> u32 {
 /// `milliseconds` is null or may be written.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case, reason = "the driver's own name")]
-pub unsafe extern "C" fn cuEventElapsedTime(
-    milliseconds: *mut f32,
-    _start: *mut c_void,
-    _end: *mut c_void,
-) -> u32 {
+pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, _start: *mut c_void, _end: *mut c_void) -> u32 {
     if !milliseconds.is_null() {
         // SAFETY: the caller's promise.
         unsafe { milliseconds.write(0.01) };

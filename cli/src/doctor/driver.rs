@@ -27,25 +27,14 @@ pub(super) fn check(board: &Result<Board, String>) -> Vec<Finding> {
 }
 
 fn driver(board: &Result<Board, String>) -> Finding {
-    let package = board
-        .as_ref()
-        .ok()
-        .and_then(|b| b.driver_version.as_deref());
-    let package = package
-        .map(|v| format!(", version {v}"))
-        .unwrap_or_default();
+    let package = board.as_ref().ok().and_then(|b| b.driver_version.as_deref());
+    let package = package.map(|v| format!(", version {v}")).unwrap_or_default();
     match version() {
         Ok(version) if version < OLDEST => Finding::warn(
-            format!(
-                "driver: CUDA {}{package}, older than the hooks were made for",
-                cuda_version(version)
-            ),
+            format!("driver: CUDA {}{package}, older than the hooks were made for", cuda_version(version)),
             "update the NVIDIA driver to one that serves CUDA 12.0 or newer (525 or newer)",
         ),
-        Ok(version) => Finding::ok(format!(
-            "driver: CUDA {} ({DRIVER}{package})",
-            cuda_version(version)
-        )),
+        Ok(version) => Finding::ok(format!("driver: CUDA {} ({DRIVER}{package})", cuda_version(version))),
         Err(reason) => Finding::fail(
             format!("driver: {reason}"),
             "install the NVIDIA driver; in a container, start it with its GPUs (docker run --gpus all)",
@@ -70,9 +59,7 @@ fn version() -> Result<u32, String> {
     std::mem::forget(library);
     match u32::try_from(version) {
         Ok(version) if result == 0 => Ok(version),
-        _ => Err(format!(
-            "{DRIVER} does not tell its version (error {result})"
-        )),
+        _ => Err(format!("{DRIVER} does not tell its version (error {result})")),
     }
 }
 

@@ -20,10 +20,7 @@ fn preloads(value: Option<&OsStr>) -> Finding {
     let shown: Vec<_> = entries.iter().map(|e| e.to_string_lossy()).collect();
     let shown = shown.join(", ");
     let is_path = |e: &&&OsStr| e.to_string_lossy().contains('/');
-    let gone = entries
-        .iter()
-        .filter(is_path)
-        .find(|e| !Path::new(e).exists());
+    let gone = entries.iter().filter(is_path).find(|e| !Path::new(e).exists());
     if let Some(gone) = gone {
         return Finding::warn(
             format!("LD_PRELOAD: {} is not there", gone.to_string_lossy()),
@@ -32,14 +29,9 @@ fn preloads(value: Option<&OsStr>) -> Finding {
     }
     let ours = |e: &&&OsStr| Path::new(e).file_name() == Some(OsStr::new(LIBRARY));
     match entries.iter().filter(ours).count() {
-        0 => Finding::ok(format!(
-            "LD_PRELOAD: {shown}; `aictl run` keeps it behind {LIBRARY}"
-        )),
+        0 => Finding::ok(format!("LD_PRELOAD: {shown}; `aictl run` keeps it behind {LIBRARY}")),
         1 => Finding::ok(format!("LD_PRELOAD: {shown}")),
-        _ => Finding::warn(
-            format!("LD_PRELOAD: names {LIBRARY} more than once: {shown}"),
-            "leave one of them",
-        ),
+        _ => Finding::warn(format!("LD_PRELOAD: names {LIBRARY} more than once: {shown}"), "leave one of them"),
     }
 }
 
@@ -65,11 +57,7 @@ fn variables(environment: impl Iterator<Item = (OsString, OsString)>) -> Vec<Fin
     good.sort();
     findings.sort_by(|a, b| a.text.cmp(&b.text));
     if findings.is_empty() {
-        let set = if good.is_empty() {
-            "no variable of aishim is set".to_owned()
-        } else {
-            good.join(", ")
-        };
+        let set = if good.is_empty() { "no variable of aishim is set".to_owned() } else { good.join(", ") };
         findings.push(Finding::ok(format!("environment: {set}")));
     }
     findings
@@ -89,44 +77,21 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(&str, &str)]) -> Vec<Finding> {
-        variables(
-            pairs
-                .iter()
-                .map(|(k, v)| (OsString::from(k), OsString::from(v))),
-        )
+        variables(pairs.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))))
     }
 
     #[test]
     fn unknown_and_wrong_variables_are_named_with_their_cure() {
-        let findings = of(&[
-            ("AISHIM_POOL_MIB", "lots"),
-            ("AISHIM_POOL", "1"),
-            ("AISHIM", "off"),
-        ]);
+        let findings = of(&[("AISHIM_POOL_MIB", "lots"), ("AISHIM_POOL", "1"), ("AISHIM", "off")]);
         assert_eq!(findings.len(), 3);
-        assert!(
-            findings
-                .iter()
-                .all(|f| f.level == Level::Warn && f.cure.is_some())
-        );
-        assert!(
-            findings
-                .iter()
-                .any(|f| f.text.contains("AISHIM_POOL_MIB=lots"))
-        );
+        assert!(findings.iter().all(|f| f.level == Level::Warn && f.cure.is_some()));
+        assert!(findings.iter().any(|f| f.text.contains("AISHIM_POOL_MIB=lots")));
     }
 
     #[test]
     fn good_variables_are_shown() {
-        let findings = of(&[
-            ("AISHIM_LOG", "warn"),
-            ("PATH", "/bin"),
-            ("AISHIM_DIR", "/x"),
-        ]);
-        assert_eq!(
-            findings[0].text,
-            "environment: AISHIM_DIR=/x, AISHIM_LOG=warn"
-        );
+        let findings = of(&[("AISHIM_LOG", "warn"), ("PATH", "/bin"), ("AISHIM_DIR", "/x")]);
+        assert_eq!(findings[0].text, "environment: AISHIM_DIR=/x, AISHIM_LOG=warn");
         assert_eq!(of(&[])[0].level, Level::Ok);
     }
 

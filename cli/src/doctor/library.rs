@@ -34,21 +34,13 @@ fn loadable(path: &Path) -> Finding {
         command.stdin(Stdio::null()).output()
     });
     match tried {
-        Err(e) => Finding::warn(
-            format!("library: {shown} found, not tried: {e}"),
-            "make aictl executable",
-        ),
-        Ok(done) if done.status.success() && done.stderr.is_empty() => {
-            Finding::ok(format!("library: {shown}, loads"))
-        }
+        Err(e) => Finding::warn(format!("library: {shown} found, not tried: {e}"), "make aictl executable"),
+        Ok(done) if done.status.success() && done.stderr.is_empty() => Finding::ok(format!("library: {shown}, loads")),
         Ok(done) => {
             let words = String::from_utf8_lossy(&done.stderr);
             let words = words.lines().next().unwrap_or("no words").trim();
             let status = done.status;
-            Finding::fail(
-                format!("library: {shown} does not load well ({status}): {words}"),
-                cure,
-            )
+            Finding::fail(format!("library: {shown} does not load well ({status}): {words}"), cure)
         }
     }
 }

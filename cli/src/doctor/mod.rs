@@ -117,10 +117,7 @@ mod tests {
     #[test]
     fn lines_begin_with_their_level_and_end_with_a_cure() {
         let findings = [Finding::ok("all well"), Finding::fail("broken", "mend it")];
-        assert_eq!(
-            page(&findings, false),
-            "ok    all well\nFAIL  broken\n      cure: mend it\n"
-        );
+        assert_eq!(page(&findings, false), "ok    all well\nFAIL  broken\n      cure: mend it\n");
         assert!(page(&[], true).starts_with("SIMULATED GPU\n"));
     }
 

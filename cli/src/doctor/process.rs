@@ -28,9 +28,7 @@ pub(super) fn check(snapshot: &Snapshot, pid: u32) -> Result<Vec<Finding>, Failu
     if let Ok(process) = &selected
         && process.has_ended()
     {
-        let mut findings = vec![Finding::ok(format!(
-            "process {pid}: has ended; these are its final figures"
-        ))];
+        let mut findings = vec![Finding::ok(format!("process {pid}: has ended; these are its final figures"))];
         findings.extend(published(process));
         return Ok(findings);
     }
@@ -55,9 +53,7 @@ pub(super) fn check(snapshot: &Snapshot, pid: u32) -> Result<Vec<Finding>, Failu
 
 fn hidden(pid: u32, failure: Failure) -> Failure {
     if procfs::exists(pid) {
-        return Failure::NoSuchProcess(format!(
-            "process {pid} is not yours to read: ask as its user or as root"
-        ));
+        return Failure::NoSuchProcess(format!("process {pid} is not yours to read: ask as its user or as root"));
     }
     failure
 }
@@ -69,11 +65,7 @@ impl Living {
         let lines = || maps.split(|b| *b == b'\n');
         let variable = |name: &str| {
             let mut pairs = environment.split(|b| *b == 0);
-            let value = |pair: &[u8]| {
-                pair.strip_prefix(name.as_bytes())?
-                    .strip_prefix(b"=")
-                    .map(<[u8]>::to_vec)
-            };
+            let value = |pair: &[u8]| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
             pairs.find_map(value)
         };
         let ours = || lines().filter(|l| preload::maps_library(l, LIBRARY));
@@ -123,9 +115,7 @@ impl Living {
         Some(if self.switched_off {
             Finding::warn(format!("{what} AISHIM=off was set"), "start it without")
         } else if !self.driver {
-            Finding::ok(format!(
-                "{what} it has not loaded the CUDA driver ({DRIVER}), so there is nothing to tell"
-            ))
+            Finding::ok(format!("{what} it has not loaded the CUDA driver ({DRIVER}), so there is nothing to tell"))
         } else {
             Finding::warn(
                 format!("{what} it has no CUDA context yet, or could not make its segment"),
@@ -184,12 +174,7 @@ fn hooked(process: &Process) -> Finding {
 fn missed(process: &Process) -> Vec<Finding> {
     let pid = process.pid;
     let mut findings = Vec::new();
-    let missing: Vec<&str> = process
-        .hooks
-        .iter()
-        .filter(|h| !h.present)
-        .map(|h| h.name.as_str())
-        .collect();
+    let missing: Vec<&str> = process.hooks.iter().filter(|h| !h.present).map(|h| h.name.as_str()).collect();
     if !missing.is_empty() {
         findings.push(Finding::ok(format!(
             "process {pid}: {} functions are not in this driver and not hooked: {}",
@@ -201,7 +186,10 @@ fn missed(process: &Process) -> Vec<Finding> {
     let lookups = process.statistic(Statistic::UnknownLookups);
     if lookups > 0 || !unknown.is_empty() {
         findings.push(Finding::warn(
-            format!("process {pid}: {lookups} lookups of hooked names led to functions that are not known: {}", some_of(&unknown)),
+            format!(
+                "process {pid}: {lookups} lookups of hooked names led to functions that are not known: {}",
+                some_of(&unknown)
+            ),
             "calls of these are not counted; report them with the driver's version",
         ));
     }

@@ -29,10 +29,7 @@ fn directory(path: &Path) -> Finding {
         Ok(metadata) => existing(path, &metadata),
         Err(e) if e.kind() == io::ErrorKind::NotFound => missing(path),
         Err(e) => Finding::fail(
-            format!(
-                "runtime directory: {} cannot be reached: {e}",
-                path.display()
-            ),
+            format!("runtime directory: {} cannot be reached: {e}", path.display()),
             "set AISHIM_DIR to a directory of your own",
         ),
     }
@@ -49,10 +46,7 @@ fn existing(path: &Path, metadata: &std::fs::Metadata) -> Finding {
     let us = rustix::process::geteuid().as_raw();
     if path == aishim_abi::directory::of_user(us) && metadata.uid() != us {
         return Finding::fail(
-            format!(
-                "runtime directory: {shown} belongs to user {}, not to you",
-                metadata.uid()
-            ),
+            format!("runtime directory: {shown} belongs to user {}, not to you", metadata.uid()),
             "have it removed, or set AISHIM_DIR to a directory of your own",
         );
     }
@@ -69,11 +63,7 @@ fn existing(path: &Path, metadata: &std::fs::Metadata) -> Finding {
 fn room(path: &Path, mode: u32, space: &StatVfs) -> Finding {
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let fits = free / SEGMENT_BYTES as u64;
-    let text = format!(
-        "runtime directory: {}, mode {mode:04o}, {} free",
-        path.display(),
-        units::bytes(free)
-    );
+    let text = format!("runtime directory: {}, mode {mode:04o}, {} free", path.display(), units::bytes(free));
     let cure = format!(
         "free some space there (a process needs {}), or set AISHIM_DIR to another directory",
         units::bytes(SEGMENT_BYTES as u64)
@@ -94,10 +84,7 @@ fn missing(path: &Path) -> Finding {
         ));
     }
     Finding::fail(
-        format!(
-            "runtime directory: {shown} is not there and cannot be made in {}",
-            parent.display()
-        ),
+        format!("runtime directory: {shown} is not there and cannot be made in {}", parent.display()),
         "make it, or set AISHIM_DIR to a directory of your own",
     )
 }
@@ -111,9 +98,7 @@ fn leftovers(snapshot: &Snapshot) -> Vec<Finding> {
     let ended = snapshot.processes.iter().filter(|p| p.has_ended()).count();
     let living = snapshot.processes.len() - ended;
     let expired = snapshot.expired;
-    let text = format!(
-        "segments: {living} of living processes, {ended} of ended ones, {expired} left over"
-    );
+    let text = format!("segments: {living} of living processes, {ended} of ended ones, {expired} left over");
     let mut findings = vec![match expired {
         0 => Finding::ok(text),
         _ => Finding::warn(
@@ -121,11 +106,7 @@ fn leftovers(snapshot: &Snapshot) -> Vec<Finding> {
             "none needed: the next program that its user starts under aishim removes them",
         ),
     }];
-    let files: Vec<String> = snapshot
-        .skipped
-        .iter()
-        .map(|s| format!("{} {}", s.file.display(), s.detail))
-        .collect();
+    let files: Vec<String> = snapshot.skipped.iter().map(|s| format!("{} {}", s.file.display(), s.detail)).collect();
     if !files.is_empty() {
         let names: Vec<&str> = files.iter().map(String::as_str).collect();
         findings.push(Finding::warn(
@@ -144,10 +125,7 @@ fn limits() -> Vec<Finding> {
     ))];
     if let Some(limit) = of(Resource::Fsize).filter(|l| *l < SEGMENT_BYTES as u64) {
         findings.push(Finding::fail(
-            format!(
-                "file size: limit {} is below that of a segment, so nothing is published",
-                units::bytes(limit)
-            ),
+            format!("file size: limit {} is below that of a segment, so nothing is published", units::bytes(limit)),
             "raise it with `ulimit -f unlimited`",
         ));
     }

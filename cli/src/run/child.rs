@@ -69,8 +69,7 @@ fn look(child: libc::pid_t) -> Option<ExitStatus> {
     loop {
         let mut status = 0;
         // SAFETY: `status` is a place for an int (waitpid(2)).
-        let waited =
-            unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
+        let waited = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
         if waited != child {
             return None;
         }
@@ -88,10 +87,7 @@ fn look(child: libc::pid_t) -> Option<ExitStatus> {
 
 fn is_of_terminal(signal: i32) -> bool {
     use libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH};
-    matches!(
-        signal,
-        SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGHUP | SIGWINCH | SIGCONT
-    )
+    matches!(signal, SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGHUP | SIGWINCH | SIGCONT)
 }
 
 fn at_terminal() -> bool {

@@ -83,10 +83,7 @@ pub(crate) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     let mut command = Command::new(&program);
     command.args(words);
     command.env(LD_PRELOAD, preload_value(&library, &arguments.environment));
-    let others = arguments
-        .environment
-        .iter()
-        .filter(|(k, _)| k != LD_PRELOAD);
+    let others = arguments.environment.iter().filter(|(k, _)| k != LD_PRELOAD);
     command.envs(others.map(|(k, v)| (k, v)));
     Ok(match child::run(command) {
         Ok(status) => ExitCode::from(code_of(status)),
@@ -104,9 +101,7 @@ fn preload_value(library: &Path, environment: &[(String, String)]) -> OsString {
 }
 
 fn code_of(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|s| SIGNALLED + s));
+    let code = status.code().or_else(|| status.signal().map(|s| SIGNALLED + s));
     // A code has eight bits and signals end at 64, so that neither is cut.
     code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1)
 }
@@ -137,18 +132,13 @@ fn warn_of_containers(program: &OsStr) {
 fn warn_of_unknown(key: &str, value: &str) {
     if variables::is_unknown(OsStr::new(key)) {
         let names: Vec<&str> = variables::ALL.iter().map(|v| v.name).collect();
-        say(&format!(
-            "warning: {key} is no variable of aishim; there are {}",
-            names.join(", ")
-        ));
+        say(&format!("warning: {key} is no variable of aishim; there are {}", names.join(", ")));
     }
     if let Some(variable) = Variable::named(OsStr::new(key))
         && !variable.accepts(OsStr::new(value))
     {
         let values = variable.values;
-        say(&format!(
-            "warning: {key}={value} is not taken: it must be {values}"
-        ));
+        say(&format!("warning: {key}={value} is not taken: it must be {values}"));
     }
 }
 

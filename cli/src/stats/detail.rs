@@ -30,11 +30,7 @@ fn about(page: &mut String, process: &Process) {
         page,
         "Library {}, CUDA driver {driver}, on {}",
         process.library_version,
-        if devices.is_empty() {
-            "no device"
-        } else {
-            &devices
-        }
+        if devices.is_empty() { "no device" } else { &devices }
     );
     if let Some(reason) = why_pass_through(process) {
         let _ = writeln!(page, "It only forwards calls: {reason}");
@@ -81,11 +77,7 @@ fn rows(page: &mut String, rows: &[Bucket]) {
     let width = rows.last().map_or(1, |r| digits(r.high_ns));
     let count_width = digits(most).max("count".len());
     let range = 2 * width + " -> ".len();
-    let _ = writeln!(
-        page,
-        "  {:^range$} : {:<count_width$} |distribution",
-        "ns", "count"
-    );
+    let _ = writeln!(page, "  {:^range$} : {:<count_width$} |distribution", "ns", "count");
     for row in rows {
         let (low, high, count) = (row.low_ns, row.high_ns, row.count);
         let bar = bar(count, most);
@@ -115,17 +107,10 @@ fn pool(page: &mut String, process: &Process) {
     let lines = [
         (
             "Total Pool Size",
-            format!(
-                "{} ({} page-locked so far)",
-                size(Statistic::PoolCapacity),
-                size(Statistic::PoolReserved)
-            ),
+            format!("{} ({} page-locked so far)", size(Statistic::PoolCapacity), size(Statistic::PoolReserved)),
         ),
         ("Block Size", size(Statistic::PoolBlock)),
-        (
-            "Total Blocks",
-            units::or_dash(blocks(process, Statistic::PoolCapacity).map(units::count)),
-        ),
+        ("Total Blocks", units::or_dash(blocks(process, Statistic::PoolCapacity).map(units::count))),
         ("Allocated", allocated(process)),
         ("High-water mark", size(Statistic::PoolHighWater)),
         ("Hits", of(Statistic::PoolHits).to_string()),
@@ -138,9 +123,7 @@ fn pool(page: &mut String, process: &Process) {
 
 /// How many blocks a size in bytes is; none where the block size is not known.
 pub(super) fn blocks(process: &Process, which: Statistic) -> Option<u64> {
-    process
-        .statistic(which)
-        .checked_div(process.statistic(Statistic::PoolBlock))
+    process.statistic(which).checked_div(process.statistic(Statistic::PoolBlock))
 }
 
 fn allocated(process: &Process) -> String {
@@ -186,11 +169,7 @@ mod tests {
 
     #[test]
     fn rows_are_aligned() {
-        let bucket = |low_ns, high_ns, count| Bucket {
-            low_ns,
-            high_ns,
-            count,
-        };
+        let bucket = |low_ns, high_ns, count| Bucket { low_ns, high_ns, count };
         let mut page = String::new();
         rows(&mut page, &[bucket(512, 1023, 1), bucket(1024, 2047, 4)]);
         let expected = format!(

@@ -15,17 +15,9 @@ use std::time::SystemTime;
 const SCHEMA_VERSION: u32 = 1;
 
 /// The document with every process, or with `selected` alone.
-pub(super) fn text(
-    snapshot: &Snapshot,
-    selected: Option<&Process>,
-    pretty: bool,
-) -> Result<String, Failure> {
+pub(super) fn text(snapshot: &Snapshot, selected: Option<&Process>, pretty: bool) -> Result<String, Failure> {
     let document = Document::of(snapshot, selected);
-    let text = if pretty {
-        serde_json::to_string_pretty(&document)
-    } else {
-        serde_json::to_string(&document)
-    };
+    let text = if pretty { serde_json::to_string_pretty(&document) } else { serde_json::to_string(&document) };
     text.map_err(|e| Failure::Error(format!("the document cannot be written: {e}")))
 }
 
@@ -176,11 +168,7 @@ impl<'a> Document<'a> {
             },
             gpus: gpus.iter().map(GpuEntry::of).collect(),
             processes: all.into_iter().map(ProcessEntry::of).collect(),
-            not_under_aishim: snapshot
-                .not_under_aishim
-                .iter()
-                .map(ForeignEntry::of)
-                .collect(),
+            not_under_aishim: snapshot.not_under_aishim.iter().map(ForeignEntry::of).collect(),
         }
     }
 }
@@ -243,9 +231,7 @@ impl<'a> ProcessEntry<'a> {
 }
 
 fn counters(process: &Process) -> Map<&'static str> {
-    let pairs = ALL
-        .iter()
-        .map(|s| (s.description().key, process.statistic(*s)));
+    let pairs = ALL.iter().map(|s| (s.description().key, process.statistic(*s)));
     Map(pairs.collect())
 }
 
@@ -309,9 +295,7 @@ impl<'a> ForeignEntry<'a> {
 }
 
 fn unix_ns(moment: SystemTime) -> u64 {
-    let since = moment
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 

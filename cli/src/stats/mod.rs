@@ -54,10 +54,7 @@ pub(crate) struct Arguments {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text
-        .parse::<f64>()
-        .ok()
-        .filter(|n| (0.1..=86_400.0).contains(n));
+    let number = text.parse::<f64>().ok().filter(|n| (0.1..=86_400.0).contains(n));
     let number = number.ok_or("it is no number from 0.1 to 86400")?;
     Ok(Duration::from_secs_f64(number))
 }
@@ -118,13 +115,7 @@ fn skipped(page: &mut String, snapshot: &Snapshot) {
     if reasons.is_empty() {
         return;
     }
-    let words: Vec<String> = reasons
-        .iter()
-        .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
-        .collect();
-    let _ = writeln!(
-        page,
-        "\nSegments left out: {} (aictl doctor says more)",
-        words.join(", ")
-    );
+    let words: Vec<String> =
+        reasons.iter().map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
+    let _ = writeln!(page, "\nSegments left out: {} (aictl doctor says more)", words.join(", "));
 }

@@ -19,10 +19,7 @@ struct Column {
 }
 
 const fn left(title: &'static str) -> Column {
-    Column {
-        title,
-        right: false,
-    }
+    Column { title, right: false }
 }
 
 const fn right(title: &'static str) -> Column {
@@ -54,9 +51,7 @@ fn gpu_line(index: usize, gpu: &Gpu) -> String {
         None => "available".to_owned(),
         Some(reason) => format!("not available: {reason}"),
     };
-    format!(
-        "GPU {index}: {name} ({uuid})\n       utilisation {utilisation}, memory {used} of {total}, {available}"
-    )
+    format!("GPU {index}: {name} ({uuid})\n       utilisation {utilisation}, memory {used} of {total}, {available}")
 }
 
 /// A row for each process, `COMMAND` cut where the terminal would wrap.
@@ -101,9 +96,7 @@ fn row(process: &Process, now: SystemTime) -> Vec<String> {
 
 /// The state in words, such as `ended 12 s ago`.
 pub(super) fn state(process: &Process, now: SystemTime) -> String {
-    let age = process
-        .ended
-        .map(|when| now.duration_since(when).unwrap_or_default());
+    let age = process.ended.map(|when| now.duration_since(when).unwrap_or_default());
     match process.state {
         State::Running => "running".to_owned(),
         State::Idle => "idle".to_owned(),
@@ -113,25 +106,14 @@ pub(super) fn state(process: &Process, now: SystemTime) -> String {
 
 fn percentiles(summary: &Summary) -> String {
     let figures = summary.figures.as_ref();
-    let text = |f: &aishim_observe::summary::Figures| {
-        format!(
-            "{}/{}",
-            units::duration(f.p50_ns),
-            units::duration(f.p99_ns)
-        )
-    };
+    let text =
+        |f: &aishim_observe::summary::Figures| format!("{}/{}", units::duration(f.p50_ns), units::duration(f.p99_ns));
     units::or_dash(figures.map(text))
 }
 
 /// The processes that NVML sees and that publish nothing.
 pub(super) fn foreigners(page: &mut String, foreigners: &[Foreigner], columns: Option<usize>) {
-    const COLUMNS: &[Column] = &[
-        right("PID"),
-        left("USER"),
-        left("COMMAND"),
-        left("GPU"),
-        right("MEMORY"),
-    ];
+    const COLUMNS: &[Column] = &[right("PID"), left("USER"), left("COMMAND"), left("GPU"), right("MEMORY")];
     if foreigners.is_empty() {
         return;
     }
@@ -151,17 +133,9 @@ pub(super) fn foreigners(page: &mut String, foreigners: &[Foreigner], columns: O
 /// Place of `COMMAND` in both tables.
 const COMMAND: usize = 2;
 
-fn lay_out(
-    page: &mut String,
-    titles: &[Column],
-    mut rows: Vec<Vec<String>>,
-    columns: Option<usize>,
-) {
+fn lay_out(page: &mut String, titles: &[Column], mut rows: Vec<Vec<String>>, columns: Option<usize>) {
     if let Some(columns) = columns {
-        let others: usize = (0..titles.len())
-            .filter(|c| *c != COMMAND)
-            .map(|c| width(titles, &rows, c) + 1)
-            .sum();
+        let others: usize = (0..titles.len()).filter(|c| *c != COMMAND).map(|c| width(titles, &rows, c) + 1).sum();
         let room = columns.saturating_sub(others).max(FEWEST);
         for row in &mut rows {
             row[COMMAND] = cut(&row[COMMAND], room);
@@ -183,11 +157,7 @@ fn width(titles: &[Column], rows: &[Vec<String>], column: usize) -> usize {
 }
 
 fn pad(text: &str, width: usize, right: bool) -> String {
-    if right {
-        format!("{text:>width$}")
-    } else {
-        format!("{text:<width$}")
-    }
+    if right { format!("{text:>width$}") } else { format!("{text:<width$}") }
 }
 
 /// `text` in at most `room` characters, the last a plus sign where something was cut.
@@ -209,21 +179,12 @@ mod tests {
         let row = |command: &str| vec!["12".into(), "ann".into(), command.into(), "4B".into()];
         let lines = |columns| {
             let mut page = String::new();
-            lay_out(
-                &mut page,
-                titles,
-                vec![row("python infer.py --all"), row("x")],
-                columns,
-            );
+            lay_out(&mut page, titles, vec![row("python infer.py --all"), row("x")], columns);
             page
         };
         let narrow = "PID USER COMMAND MEMORY\n 12 ann  python+     4B\n 12 ann  x           4B\n";
         assert_eq!(lines(Some(23)), narrow);
-        assert_eq!(
-            lines(Some(10)),
-            lines(Some(23)),
-            "it keeps a few characters"
-        );
+        assert_eq!(lines(Some(10)), lines(Some(23)), "it keeps a few characters");
         assert!(lines(None).contains("python infer.py --all"));
     }
 

@@ -1,9 +1,6 @@
 //! aictl as its users start it, in an environment that is known.
 
-#![allow(
-    dead_code,
-    reason = "shared by several test programs, none of which uses all of it"
-)]
+#![allow(dead_code, reason = "shared by several test programs, none of which uses all of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,9 +13,7 @@ pub(crate) fn aictl(directory: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    command
-        .env_remove("LD_PRELOAD")
-        .env("AISHIM_DIR", directory);
+    command.env_remove("LD_PRELOAD").env("AISHIM_DIR", directory);
     command
 }
 
@@ -35,8 +30,6 @@ pub(crate) fn stderr(output: &Output) -> String {
 /// A library that does no harm when it is preloaded: the C library, which every program has anyway.
 pub(crate) fn harmless_library() -> PathBuf {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let line = maps
-        .lines()
-        .find(|l| l.contains("libc.so") || l.contains("libc-2"));
+    let line = maps.lines().find(|l| l.contains("libc.so") || l.contains("libc-2"));
     PathBuf::from(line.unwrap().split_whitespace().last().unwrap())
 }

@@ -11,17 +11,9 @@ pub(crate) enum Failure {
     /// No library called libcuda.so.1 could be loaded.
     NoDriver,
     /// A driver call returned an error.
-    Driver {
-        call: &'static str,
-        error: DriverError,
-    },
+    Driver { call: &'static str, error: DriverError },
     /// The device computed something else.
-    WrongResult {
-        request: u32,
-        element: usize,
-        got: f32,
-        expected: f32,
-    },
+    WrongResult { request: u32, element: usize, got: f32, expected: f32 },
     /// A serving thread panicked; its message is on standard error.
     ThreadPanicked,
 }

@@ -39,22 +39,15 @@ impl Gpu {
         result::init().in_call("cuInit")?;
         let device = result::device::get(ordinal).in_call("cuDeviceGet")?;
         // SAFETY: `device` was just given by the driver.
-        let context =
-            unsafe { result::primary_ctx::retain(device) }.in_call("cuDevicePrimaryCtxRetain")?;
+        let context = unsafe { result::primary_ctx::retain(device) }.in_call("cuDevicePrimaryCtxRetain")?;
         // SAFETY: `context` is retained until this Gpu is dropped.
         unsafe { result::ctx::set_current(context) }.in_call("cuCtxSetCurrent")?;
         // SAFETY: a context is current, and the image is PTX text that ends in a NUL byte.
-        let module = unsafe { result::module::load_data(MODULE.as_ptr().cast()) }
-            .in_call("cuModuleLoadData")?;
+        let module = unsafe { result::module::load_data(MODULE.as_ptr().cast()) }.in_call("cuModuleLoadData")?;
         // SAFETY: `module` was just loaded.
-        let vector_add = unsafe { result::module::get_function(module, c"vector_add".to_owned()) }
-            .in_call("cuModuleGetFunction")?;
-        Ok(Self {
-            device,
-            context,
-            module,
-            vector_add,
-        })
+        let vector_add =
+            unsafe { result::module::get_function(module, c"vector_add".to_owned()) }.in_call("cuModuleGetFunction")?;
+        Ok(Self { device, context, module, vector_add })
     }
 
     /// Makes the context current in the calling thread.
@@ -72,9 +65,7 @@ impl Gpu {
     pub(crate) fn driver_version(&self) -> Result<c_int, Failure> {
         let mut version = 0;
         // SAFETY: the pointer is to a live integer.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }
-            .result()
-            .in_call("cuDriverGetVersion")?;
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().in_call("cuDriverGetVersion")?;
         Ok(version)
     }
 }
@@ -101,17 +92,12 @@ impl<'gpu> PinnedBuffer<'gpu> {
     /// Allocates memory for `elements` floats; the calling thread must be bound to `_gpu`.
     pub(crate) fn allocate(_gpu: &'gpu Gpu, elements: usize) -> Result<Self, Failure> {
         // SAFETY: the call has no precondition beyond a current context, without which it returns an error.
-        let start = unsafe { result::malloc_host(elements * size_of::<f32>(), 0) }
-            .in_call("cuMemHostAlloc")?;
+        let start = unsafe { result::malloc_host(elements * size_of::<f32>(), 0) }.in_call("cuMemHostAlloc")?;
         let start = NonNull::new(start.cast()).ok_or(Failure::Driver {
             call: "cuMemHostAlloc",
             error: result::DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE),
         })?;
-        Ok(Self {
-            start,
-            elements,
-            gpu: PhantomData,
-        })
+        Ok(Self { start, elements, gpu: PhantomData })
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {
@@ -155,20 +141,11 @@ pub(crate) struct Lane<'gpu> {
 impl<'gpu> Lane<'gpu> {
     /// Makes a stream and memory for vectors of `elements` floats; the calling thread must be bound to `gpu`.
     pub(crate) fn new(gpu: &'gpu Gpu, elements: usize) -> Result<Self, Failure> {
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .in_call("cuStreamCreate")?;
-        let mut lane = Self {
-            gpu,
-            stream,
-            a: 0,
-            b: 0,
-            sum: 0,
-            elements,
-        };
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).in_call("cuStreamCreate")?;
+        let mut lane = Self { gpu, stream, a: 0, b: 0, sum: 0, elements };
         for vector in [&mut lane.a, &mut lane.b, &mut lane.sum] {
             // SAFETY: the call has no precondition beyond a current context.
-            *vector = unsafe { result::malloc_sync(elements * size_of::<f32>()) }
-                .in_call("cuMemAlloc")?;
+            *vector = unsafe { result::malloc_sync(elements * size_of::<f32>()) }.in_call("cuMemAlloc")?;
         }
         Ok(lane)
     }
@@ -186,16 +163,13 @@ impl<'gpu> Lane<'gpu> {
         // SAFETY: source and destination have `elements` floats each (checked above), and both outlive the copies: on
         // success this function waits for them, and freeing page-locked or device memory waits for work in flight.
         unsafe {
-            result::memcpy_htod_async(self.a, a.as_slice(), self.stream)
-                .in_call("cuMemcpyHtoDAsync")?;
-            result::memcpy_htod_async(self.b, b.as_slice(), self.stream)
-                .in_call("cuMemcpyHtoDAsync")?;
+            result::memcpy_htod_async(self.a, a.as_slice(), self.stream).in_call("cuMemcpyHtoDAsync")?;
+            result::memcpy_htod_async(self.b, b.as_slice(), self.stream).in_call("cuMemcpyHtoDAsync")?;
         }
         self.launch()?;
         // SAFETY: as for the copies in the other direction; `sum` is borrowed exclusively until the wait below.
         unsafe {
-            result::memcpy_dtoh_async(sum.as_mut_slice(), self.sum, self.stream)
-                .in_call("cuMemcpyDtoHAsync")?;
+            result::memcpy_dtoh_async(sum.as_mut_slice(), self.sum, self.stream).in_call("cuMemcpyDtoHAsync")?;
             result::stream::synchronize(self.stream).in_call("cuStreamSynchronize")
         }
     }
@@ -203,12 +177,8 @@ impl<'gpu> Lane<'gpu> {
     fn launch(&mut self) -> Result<(), Failure> {
         let (mut a, mut b, mut sum) = (self.a, self.b, self.sum);
         let mut elements = self.elements as u64;
-        let mut parameters: [*mut c_void; 4] = [
-            (&raw mut a).cast(),
-            (&raw mut b).cast(),
-            (&raw mut sum).cast(),
-            (&raw mut elements).cast(),
-        ];
+        let mut parameters: [*mut c_void; 4] =
+            [(&raw mut a).cast(), (&raw mut b).cast(), (&raw mut sum).cast(), (&raw mut elements).cast()];
         let blocks = (self.elements as u32).div_ceil(THREADS_PER_BLOCK);
         // SAFETY: the four parameters have the types vector_add.ptx declares, are copied before the call returns, and
         // name device memory of `elements` floats; the kernel checks its index against `elements`.

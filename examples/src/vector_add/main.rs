@@ -70,9 +70,8 @@ fn serve(arguments: &Arguments) -> Result<Report, Failure> {
     let next_request = AtomicU32::new(0);
     let begin = Instant::now();
     let requests = thread::scope(|scope| {
-        let threads: Vec<_> = (0..arguments.streams)
-            .map(|_| scope.spawn(|| serve_stream(&gpu, arguments, &next_request)))
-            .collect();
+        let threads: Vec<_> =
+            (0..arguments.streams).map(|_| scope.spawn(|| serve_stream(&gpu, arguments, &next_request))).collect();
         threads.into_iter().try_fold(Vec::new(), |mut all, thread| {
             all.extend(thread.join().map_err(|_| Failure::ThreadPanicked)??);
             Ok(all)
@@ -89,11 +88,7 @@ fn serve(arguments: &Arguments) -> Result<Report, Failure> {
 }
 
 /// Serves requests on one stream until none are left.
-fn serve_stream(
-    gpu: &Gpu,
-    arguments: &Arguments,
-    next_request: &AtomicU32,
-) -> Result<Vec<RequestTimes>, Failure> {
+fn serve_stream(gpu: &Gpu, arguments: &Arguments, next_request: &AtomicU32) -> Result<Vec<RequestTimes>, Failure> {
     gpu.bind_to_thread()?;
     let mut lane = Lane::new(gpu, arguments.elements as usize)?;
     let mut served = Vec::new();
@@ -102,21 +97,11 @@ fn serve_stream(
         if number >= arguments.requests {
             return Ok(served);
         }
-        served.push(serve_request(
-            gpu,
-            &mut lane,
-            arguments.elements as usize,
-            number,
-        )?);
+        served.push(serve_request(gpu, &mut lane, arguments.elements as usize, number)?);
     }
 }
 
-fn serve_request(
-    gpu: &Gpu,
-    lane: &mut Lane<'_>,
-    elements: usize,
-    number: u32,
-) -> Result<RequestTimes, Failure> {
+fn serve_request(gpu: &Gpu, lane: &mut Lane<'_>, elements: usize, number: u32) -> Result<RequestTimes, Failure> {
     let (mut a, a_allocation) = timed(|| PinnedBuffer::allocate(gpu, elements))?;
     let (mut b, b_allocation) = timed(|| PinnedBuffer::allocate(gpu, elements))?;
     let (mut sum, sum_allocation) = timed(|| PinnedBuffer::allocate(gpu, elements))?;
@@ -130,15 +115,8 @@ fn serve_request(
     let ((), a_free) = timed(|| a.free())?;
     let ((), b_free) = timed(|| b.free())?;
     let ((), sum_free) = timed(|| sum.free())?;
-    let pinned = [
-        a_allocation + a_free,
-        b_allocation + b_free,
-        sum_allocation + sum_free,
-    ];
-    Ok(RequestTimes {
-        latency: work + pinned.iter().sum::<Duration>(),
-        pinned,
-    })
+    let pinned = [a_allocation + a_free, b_allocation + b_free, sum_allocation + sum_free];
+    Ok(RequestTimes { latency: work + pinned.iter().sum::<Duration>(), pinned })
 }
 
 fn timed<T>(action: impl FnOnce() -> Result<T, Failure>) -> Result<(T, Duration), Failure> {
@@ -157,18 +135,11 @@ fn fill(a: &mut [f32], b: &mut [f32], number: u32) {
 
 fn check(a: &[f32], b: &[f32], sum: &[f32], request: u32) -> Result<(), Failure> {
     let expected = a.iter().zip(b).map(|(a, b)| a + b);
-    match sum
-        .iter()
-        .zip(expected)
-        .position(|(got, expected)| *got != expected)
-    {
+    match sum.iter().zip(expected).position(|(got, expected)| *got != expected) {
         None => Ok(()),
-        Some(element) => Err(Failure::WrongResult {
-            request,
-            element,
-            got: sum[element],
-            expected: a[element] + b[element],
-        }),
+        Some(element) => {
+            Err(Failure::WrongResult { request, element, got: sum[element], expected: a[element] + b[element] })
+        }
     }
 }
 

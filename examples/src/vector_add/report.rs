@@ -33,29 +33,16 @@ impl fmt::Display for Report {
             self.elements,
             ByteCount(u64::from(self.elements) * 4),
             self.streams,
-            if self.streams == 1 {
-                "stream"
-            } else {
-                "streams"
-            }
+            if self.streams == 1 { "stream" } else { "streams" }
         )?;
-        writeln!(
-            f,
-            "requests done: {} in {:.3} s",
-            self.requests.len(),
-            self.elapsed.as_secs_f64()
-        )?;
+        writeln!(f, "requests done: {} in {:.3} s", self.requests.len(), self.elapsed.as_secs_f64())?;
         writeln!(
             f,
             "request latency: p50 {} us, p99 {} us",
             microseconds(latencies.percentile(50)),
             microseconds(latencies.percentile(99))
         )?;
-        writeln!(
-            f,
-            "pinned alloc+free median: {} ns",
-            pinned.percentile(50).as_nanos()
-        )?;
+        writeln!(f, "pinned alloc+free median: {} ns", pinned.percentile(50).as_nanos())?;
         writeln!(f, "result ok")
     }
 }
@@ -103,10 +90,7 @@ mod tests {
         let sorted = Sorted::new((1..=200).rev().map(Duration::from_millis));
         assert_eq!(sorted.percentile(50), Duration::from_millis(100));
         assert_eq!(sorted.percentile(99), Duration::from_millis(198));
-        assert_eq!(
-            Sorted::new(std::iter::empty()).percentile(50),
-            Duration::ZERO
-        );
+        assert_eq!(Sorted::new(std::iter::empty()).percentile(50), Duration::ZERO);
     }
 
     #[test]

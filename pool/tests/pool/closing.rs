@@ -21,11 +21,7 @@ fn a_forgotten_pool_knows_nothing_and_releases_nothing() {
     assert_eq!(bench.host.held_slabs(), 2);
     let marks = bench.gpu.marks.load(SeqCst);
     bench.pool.tend();
-    assert_eq!(
-        bench.gpu.marks.load(SeqCst),
-        marks,
-        "there is no context to mark anything in"
-    );
+    assert_eq!(bench.gpu.marks.load(SeqCst), marks, "there is no context to mark anything in");
 }
 
 #[test]
@@ -33,13 +29,7 @@ fn memory_is_released_once_nobody_uses_it() {
     let bench = Bench::full_grown(&[16, 16]);
     let address = bench.alloc(3);
     assert_eq!(bench.pool.release_all(), Err(StillAllocated { blocks: 3 }));
-    assert!(
-        bench
-            .pool
-            .alloc(BLOCK_BYTES, 0)
-            .map(|other| bench.pool.free(other.as_ptr()))
-            .is_ok()
-    );
+    assert!(bench.pool.alloc(BLOCK_BYTES, 0).map(|other| bench.pool.free(other.as_ptr())).is_ok());
     bench.pool.free(address);
     assert_eq!(bench.pool.release_all(), Ok(()));
     assert_eq!(bench.host.held_slabs(), 0);

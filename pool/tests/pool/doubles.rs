@@ -21,17 +21,10 @@ pub(crate) struct Bench {
 impl Bench {
     /// A pool of slabs of so many blocks, none reserved.
     pub(crate) fn empty(slab_blocks: &[usize]) -> Self {
-        let slab_bytes: Vec<usize> = slab_blocks
-            .iter()
-            .map(|blocks| blocks * BLOCK_BYTES)
-            .collect();
+        let slab_bytes: Vec<usize> = slab_blocks.iter().map(|blocks| blocks * BLOCK_BYTES).collect();
         let config = PoolConfig::with_slabs(&slab_bytes).unwrap();
         let (host, gpu) = (Arc::new(FakeHost::new()), Arc::new(FakeGpu::default()));
-        let pool = Pool::new(
-            &config,
-            Box::new(Arc::clone(&host)),
-            Box::new(Arc::clone(&gpu)),
-        );
+        let pool = Pool::new(&config, Box::new(Arc::clone(&host)), Box::new(Arc::clone(&gpu)));
         Self { pool, host, gpu }
     }
 
@@ -39,10 +32,7 @@ impl Bench {
     pub(crate) fn full_grown(slab_blocks: &[usize]) -> Self {
         let bench = Self::empty(slab_blocks);
         for blocks in slab_blocks {
-            assert_eq!(
-                bench.pool.grow(),
-                Ok(GrowOutcome::Grown(blocks * BLOCK_BYTES))
-            );
+            assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Grown(blocks * BLOCK_BYTES)));
         }
         assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Complete));
         bench
@@ -100,10 +90,7 @@ impl PinnedSource for FakeHost {
     fn release(&self, address: NonNull<u8>, bytes: usize) {
         let mut held = self.held.lock().unwrap();
         let slab = (address.as_ptr().addr(), bytes);
-        let at = held
-            .iter()
-            .position(|&known| known == slab)
-            .expect("released once, as reserved");
+        let at = held.iter().position(|&known| known == slab).expect("released once, as reserved");
         held.swap_remove(at);
     }
 }
@@ -173,13 +160,7 @@ pub(crate) struct GateKeeper {
 impl Gate {
     pub(crate) fn new() -> (Self, GateKeeper) {
         let ((reached, was_reached), (open, go_on)) = (channel(), channel());
-        (
-            Self { reached, go_on },
-            GateKeeper {
-                reached: was_reached,
-                go_on: open,
-            },
-        )
+        (Self { reached, go_on }, GateKeeper { reached: was_reached, go_on: open })
     }
 
     fn pass(self) {

@@ -46,10 +46,7 @@ fn a_slow_source_keeps_nobody_else_waiting() {
         assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Busy));
         assert_eq!(bench.pool.free(address), FreeOutcome::Freed);
         keeper.go_on.send(()).unwrap();
-        assert_eq!(
-            growing.join().unwrap(),
-            Ok(GrowOutcome::Grown(16 * BLOCK_BYTES))
-        );
+        assert_eq!(growing.join().unwrap(), Ok(GrowOutcome::Grown(16 * BLOCK_BYTES)));
     });
     bench.alloc(16);
     bench.alloc(16);
@@ -84,10 +81,7 @@ fn work_that_never_ends_costs_the_freed_blocks_and_two_marks() {
         assert_eq!(bench.pool.alloc(1, 0), Err(Miss::WaitingForGpu));
     }
     assert!(bench.gpu.marks.load(SeqCst) <= 2);
-    assert_eq!(
-        bench.pool.stats().quarantined_bytes,
-        64 * BLOCK_BYTES as u64
-    );
+    assert_eq!(bench.pool.stats().quarantined_bytes, 64 * BLOCK_BYTES as u64);
     bench.gpu.finish_all();
     bench.alloc(64);
     assert_eq!(bench.pool.stats().quarantined_bytes, 0);

@@ -133,11 +133,7 @@ impl Model {
         let must_succeed = self.is_gpu_known_to_be_done() && self.has_run(blocks_for(bytes));
         match self.bench.pool.alloc(bytes, tag) {
             Ok(address) => {
-                let block = Live {
-                    start: address.as_ptr().addr(),
-                    bytes,
-                    tag,
-                };
+                let block = Live { start: address.as_ptr().addr(), bytes, tag };
                 self.check_new(block)?;
                 self.live.push(block);
                 self.hits += 1;
@@ -156,15 +152,9 @@ impl Model {
         prop_assert_eq!(block.start % BLOCK_BYTES, 0);
         for page in block.pages() {
             prop_assert!(self.slab_of(page).is_some(), "a page of no slab");
-            prop_assert!(
-                self.live_around(page * BLOCK_BYTES).is_none(),
-                "two blocks share a page"
-            );
+            prop_assert!(self.live_around(page * BLOCK_BYTES).is_none(), "two blocks share a page");
             let submitted = self.freed.get(&page).copied().unwrap_or(0);
-            prop_assert!(
-                submitted <= self.bench.gpu.done(),
-                "the GPU may still use a page"
-            );
+            prop_assert!(submitted <= self.bench.gpu.done(), "the GPU may still use a page");
         }
         let (first, last) = (block.pages().start, block.pages().end - 1);
         prop_assert_eq!(self.slab_of(first), self.slab_of(last));
@@ -226,10 +216,7 @@ impl Model {
         }
         let block = self.live[which.index(self.live.len())];
         let offset = 1 + at.index(block.blocks() * BLOCK_BYTES - 1);
-        prop_assert_eq!(
-            self.free_at(block.start + offset),
-            FreeOutcome::NotABlockStart
-        );
+        prop_assert_eq!(self.free_at(block.start + offset), FreeOutcome::NotABlockStart);
         Ok(())
     }
 
@@ -250,11 +237,7 @@ impl Model {
         let expected = self
             .live_around(address)
             .filter(|block| address - block.start < block.bytes)
-            .map(|block| BlockInfo {
-                start: block.start,
-                requested_bytes: block.bytes,
-                tag: block.tag,
-            });
+            .map(|block| BlockInfo { start: block.start, requested_bytes: block.bytes, tag: block.tag });
         prop_assert_eq!(self.bench.pool.block_of(pointer(address)), expected);
         prop_assert!(self.bench.pool.contains(pointer(address)));
         Ok(())
@@ -262,9 +245,7 @@ impl Model {
 
     fn grow(&mut self) -> Result<(), TestCaseError> {
         let blocks = SLAB_BLOCKS.get(self.slabs.len());
-        let expected = blocks.map_or(GrowOutcome::Complete, |blocks| {
-            GrowOutcome::Grown(blocks * BLOCK_BYTES)
-        });
+        let expected = blocks.map_or(GrowOutcome::Complete, |blocks| GrowOutcome::Grown(blocks * BLOCK_BYTES));
         prop_assert_eq!(self.bench.pool.grow(), Ok(expected));
         if let Some(&blocks) = blocks {
             let before: usize = self.slabs.iter().map(|(_, pages)| pages).sum();
@@ -280,16 +261,10 @@ impl Model {
         prop_assert_eq!(stats.capacity_bytes, 1440 * 4096);
         prop_assert_eq!(stats.reserved_bytes, (reserved * BLOCK_BYTES) as u64);
         prop_assert_eq!(stats.allocated_blocks, self.live_blocks() as u64);
-        prop_assert_eq!(
-            stats.allocated_bytes,
-            (self.live_blocks() * BLOCK_BYTES) as u64
-        );
+        prop_assert_eq!(stats.allocated_bytes, (self.live_blocks() * BLOCK_BYTES) as u64);
         let requested: usize = self.live.iter().map(|block| block.bytes).sum();
         prop_assert_eq!(stats.requested_bytes, requested as u64);
-        prop_assert_eq!(
-            stats.high_water_bytes,
-            (self.high_water_blocks * BLOCK_BYTES) as u64
-        );
+        prop_assert_eq!(stats.high_water_bytes, (self.high_water_blocks * BLOCK_BYTES) as u64);
         prop_assert_eq!((stats.hits, stats.frees), (self.hits, self.frees));
         prop_assert_eq!(stats.misses.total(), self.misses);
         prop_assert!(stats.quarantined_bytes + stats.allocated_bytes <= stats.reserved_bytes);
@@ -327,21 +302,14 @@ impl Model {
         self.slabs.iter().any(|&(first, pages)| {
             let mut run = 0;
             (first..first + pages).any(|page| {
-                run = if self.live_around(page * BLOCK_BYTES).is_some() {
-                    0
-                } else {
-                    run + 1
-                };
+                run = if self.live_around(page * BLOCK_BYTES).is_some() { 0 } else { run + 1 };
                 run >= blocks
             })
         })
     }
 
     fn live_around(&self, address: usize) -> Option<Live> {
-        self.live
-            .iter()
-            .copied()
-            .find(|block| block.pages().contains(&(address / BLOCK_BYTES)))
+        self.live.iter().copied().find(|block| block.pages().contains(&(address / BLOCK_BYTES)))
     }
 
     fn live_blocks(&self) -> usize {
@@ -349,9 +317,7 @@ impl Model {
     }
 
     fn slab_of(&self, page: usize) -> Option<usize> {
-        self.slabs
-            .iter()
-            .position(|&(first, pages)| (first..first + pages).contains(&page))
+        self.slabs.iter().position(|&(first, pages)| (first..first + pages).contains(&page))
     }
 
     fn free_at(&self, address: usize) -> FreeOutcome {

@@ -20,47 +20,24 @@ fn the_first_slab_is_asked_for_by_the_first_request() {
 #[test]
 fn the_next_slab_is_asked_for_before_the_first_is_full() {
     let bench = Bench::empty(&[4096, 4096]);
-    assert_eq!(
-        bench.pool.grow(),
-        Ok(GrowOutcome::Grown(4096 * BLOCK_BYTES))
-    );
+    assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Grown(4096 * BLOCK_BYTES)));
     for _ in 0..8 {
         bench.alloc(256);
         assert!(!bench.pool.wants_growth());
     }
     bench.alloc(256);
     assert!(bench.pool.wants_growth());
-    assert_eq!(
-        bench.pool.grow(),
-        Ok(GrowOutcome::Grown(4096 * BLOCK_BYTES))
-    );
+    assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Grown(4096 * BLOCK_BYTES)));
     assert!(!bench.pool.wants_growth(), "there is no third slab");
 }
 
 #[test]
 fn a_block_is_known_by_each_of_its_bytes() {
     let bench = Bench::full_grown(&[600]);
-    let address = bench
-        .pool
-        .alloc(500 * BLOCK_BYTES - 10, 77)
-        .unwrap()
-        .as_ptr();
-    let info = BlockInfo {
-        start: address.addr(),
-        requested_bytes: 500 * BLOCK_BYTES - 10,
-        tag: 77,
-    };
-    for offset in [
-        0,
-        1,
-        BLOCK_BYTES,
-        300 * BLOCK_BYTES + 5,
-        500 * BLOCK_BYTES - 11,
-    ] {
-        assert_eq!(
-            bench.pool.block_of(address.wrapping_add(offset)),
-            Some(info)
-        );
+    let address = bench.pool.alloc(500 * BLOCK_BYTES - 10, 77).unwrap().as_ptr();
+    let info = BlockInfo { start: address.addr(), requested_bytes: 500 * BLOCK_BYTES - 10, tag: 77 };
+    for offset in [0, 1, BLOCK_BYTES, 300 * BLOCK_BYTES + 5, 500 * BLOCK_BYTES - 11] {
+        assert_eq!(bench.pool.block_of(address.wrapping_add(offset)), Some(info));
     }
     let beyond = address.wrapping_add(500 * BLOCK_BYTES - 10);
     assert_eq!(bench.pool.block_of(beyond), None);
@@ -74,11 +51,7 @@ fn a_block_is_known_by_each_of_its_bytes() {
 fn foreign_addresses_are_nobodys() {
     let bench = Bench::full_grown(&[16]);
     let address = bench.alloc(16);
-    let outside = [
-        std::ptr::null(),
-        address.wrapping_sub(1),
-        address.wrapping_add(16 * BLOCK_BYTES),
-    ];
+    let outside = [std::ptr::null(), address.wrapping_sub(1), address.wrapping_add(16 * BLOCK_BYTES)];
     for address in outside {
         assert!(!bench.pool.contains(address));
         assert_eq!(bench.pool.block_of(address), None);
@@ -95,10 +68,7 @@ fn a_free_never_makes_the_next_block_wait_for_a_mark_while_there_is_other_room()
         assert_eq!(bench.pool.free(address), FreeOutcome::Freed);
     }
     assert_eq!(bench.gpu.marks.load(SeqCst), 0);
-    assert_eq!(
-        bench.pool.stats().quarantined_bytes,
-        1000 * BLOCK_BYTES as u64
-    );
+    assert_eq!(bench.pool.stats().quarantined_bytes, 1000 * BLOCK_BYTES as u64);
 }
 
 #[test]
@@ -117,10 +87,7 @@ fn marks_are_made_for_many_frees_at_once() {
 fn sizes_that_cannot_be_are_told_apart() {
     let bench = Bench::full_grown(&[16]);
     assert_eq!(bench.pool.alloc(0, 0), Err(Miss::ZeroBytes));
-    assert_eq!(
-        bench.pool.alloc(16 * BLOCK_BYTES + 1, 0),
-        Err(Miss::TooLarge)
-    );
+    assert_eq!(bench.pool.alloc(16 * BLOCK_BYTES + 1, 0), Err(Miss::TooLarge));
     assert_eq!(bench.pool.alloc(usize::MAX, 0), Err(Miss::TooLarge));
     bench.alloc(16);
     assert_eq!(bench.pool.alloc(1, 0), Err(Miss::NoRoom));

@@ -48,21 +48,11 @@ fn of_many_frees_of_one_block_one_counts() {
         let outcomes: Vec<FreeOutcome> = std::thread::scope(|scope| {
             let free = || bench.pool.free(std::ptr::without_provenance(address));
             let others: Vec<_> = (0..3).map(|_| scope.spawn(free)).collect();
-            others
-                .into_iter()
-                .map(|other| other.join().unwrap())
-                .collect()
+            others.into_iter().map(|other| other.join().unwrap()).collect()
         });
-        let freed = outcomes
-            .iter()
-            .filter(|&&outcome| outcome == FreeOutcome::Freed)
-            .count();
+        let freed = outcomes.iter().filter(|&&outcome| outcome == FreeOutcome::Freed).count();
         assert_eq!(freed, 1, "{outcomes:?}");
-        assert!(
-            outcomes.iter().all(|outcome| {
-                matches!(outcome, FreeOutcome::Freed | FreeOutcome::AlreadyFree)
-            })
-        );
+        assert!(outcomes.iter().all(|outcome| { matches!(outcome, FreeOutcome::Freed | FreeOutcome::AlreadyFree) }));
     }
     assert_eq!(bench.pool.stats().frees, 500);
 }
@@ -105,9 +95,7 @@ impl World {
         let mut random = id;
         let mut mine: Vec<Held> = Vec::new();
         for _ in 0..ROUNDS {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let dice = (random >> 33) as usize;
             if mine.len() > 12 || dice.is_multiple_of(5) {
                 self.let_go(id, &mut mine, dice);
@@ -142,15 +130,8 @@ impl World {
         let done = self.bench.gpu.done();
         let held = Held { start, bytes };
         for page in held.pages() {
-            assert_eq!(
-                self.holders[page].swap(id, SeqCst),
-                0,
-                "a page has two holders"
-            );
-            assert!(
-                self.last_work[page].load(SeqCst) <= done,
-                "the GPU may still use a page"
-            );
+            assert_eq!(self.holders[page].swap(id, SeqCst), 0, "a page has two holders");
+            assert!(self.last_work[page].load(SeqCst) <= done, "the GPU may still use a page");
         }
         Some(held)
     }

@@ -24,13 +24,7 @@ struct Answers {
 
 impl Answers {
     fn brief(status: *mut c_uint, number: *mut u64) -> Self {
-        Self {
-            status,
-            number,
-            graph: null_mut(),
-            nodes: null_mut(),
-            node_count: null_mut(),
-        }
+        Self { status, number, graph: null_mut(), nodes: null_mut(), node_count: null_mut() }
     }
 }
 
@@ -45,11 +39,7 @@ unsafe fn info(process: &Process, stream: CUstream, per_thread: bool, to: &Answe
     };
     let (status, graph) = (capture.status, capture.graph);
     let handles = match (sim.graphs.get(graph), sim.streams.get(&id)) {
-        (Some(graph), Some(stream)) => stream
-            .tail
-            .iter()
-            .map(|index| graph.nodes[*index].handle)
-            .collect(),
+        (Some(graph), Some(stream)) => stream.tail.iter().map(|index| graph.nodes[*index].handle).collect(),
         _ => Vec::new(),
     };
     let Some(capture) = sim.captures.get_mut(&number) else {

@@ -11,13 +11,7 @@ use std::ffi::{c_int, c_uint};
 pub(super) const FLAGS: u32 = 0xff;
 const API_VERSION: u32 = 3020;
 
-unsafe fn create(
-    process: &'static Process,
-    out: *mut CUcontext,
-    flags: c_uint,
-    device: CUdevice,
-    version: u32,
-) -> R {
+unsafe fn create(process: &'static Process, out: *mut CUcontext, flags: c_uint, device: CUdevice, version: u32) -> R {
     not_null(out)?;
     check_device(device)?;
     only_flags(flags, FLAGS)?;
@@ -33,11 +27,7 @@ unsafe fn create(
 /// The context of a handle, or the calling thread's for null.
 fn named(process: &Process, context: CUcontext) -> R<usize> {
     let sim = process.sim();
-    if context.is_null() {
-        sim.current_handle()
-    } else {
-        sim.healthy(context as usize).map(|()| context as usize)
-    }
+    if context.is_null() { sim.current_handle() } else { sim.healthy(context as usize).map(|()| context as usize) }
 }
 
 fn synchronize(process: &Process, context: usize) -> R {

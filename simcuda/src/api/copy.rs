@@ -28,28 +28,15 @@ type Extent = [usize; 3];
 
 /// Where one side starts and how far its rows and slices are apart; `height` is the rows of a slice, 0 for as many as are
 /// copied. None where the copy does not fit into that.
-fn place(
-    base: usize,
-    [x, y, z]: Extent,
-    pitch: usize,
-    height: usize,
-    [w, h, d]: Extent,
-) -> Option<Place> {
+fn place(base: usize, [x, y, z]: Extent, pitch: usize, height: usize, [w, h, d]: Extent) -> Option<Place> {
     let row_end = x.checked_add(w)?;
     let pitch = if pitch == 0 { row_end } else { pitch };
     let rows = y.checked_add(h)?;
     let height = if height == 0 { rows } else { height };
     let slice = pitch.checked_mul(height)?;
     let fits = (pitch >= row_end || (h <= 1 && d <= 1)) && (height >= rows || d <= 1);
-    let offset = z
-        .checked_mul(slice)?
-        .checked_add(y.checked_mul(pitch)?)?
-        .checked_add(x)?;
-    fits.then_some(Place {
-        address: base.checked_add(offset)?,
-        pitch,
-        slice,
-    })
+    let offset = z.checked_mul(slice)?.checked_add(y.checked_mul(pitch)?)?.checked_add(x)?;
+    fits.then_some(Place { address: base.checked_add(offset)?, pitch, slice })
 }
 
 unsafe fn request_3d(copy: *const Memcpy3D) -> R<Request> {
@@ -58,25 +45,14 @@ unsafe fn request_3d(copy: *const Memcpy3D) -> R<Request> {
     let (from, from_device) = side(copy.src_kind, copy.src_host, copy.src_device)?;
     let (to, to_device) = side(copy.dst_kind, copy.dst_host, copy.dst_device)?;
     let extent = [copy.width, copy.height, copy.depth];
-    let (from_at, to_at) = (
-        [copy.src_x, copy.src_y, copy.src_z],
-        [copy.dst_x, copy.dst_y, copy.dst_z],
-    );
+    let (from_at, to_at) = ([copy.src_x, copy.src_y, copy.src_z], [copy.dst_x, copy.dst_y, copy.dst_z]);
     let from = place(from, from_at, copy.src_pitch, copy.src_height, extent);
     let to = place(to, to_at, copy.dst_pitch, copy.dst_height, extent);
     let (Some(from), Some(to), 0, 0) = (from, to, copy.src_lod, copy.dst_lod) else {
         return Err(Status::CUDA_ERROR_INVALID_VALUE);
     };
     let [width, height, depth] = extent;
-    Ok(Request {
-        from,
-        to,
-        from_device,
-        to_device,
-        width,
-        height,
-        depth,
-    })
+    Ok(Request { from, to, from_device, to_device, width, height, depth })
 }
 
 unsafe fn request_2d(copy: *const Memcpy2D) -> R<Request> {
@@ -91,15 +67,7 @@ unsafe fn request_2d(copy: *const Memcpy2D) -> R<Request> {
         return Err(Status::CUDA_ERROR_INVALID_VALUE);
     };
     let [width, height, depth] = extent;
-    Ok(Request {
-        from,
-        to,
-        from_device,
-        to_device,
-        width,
-        height,
-        depth,
-    })
+    Ok(Request { from, to, from_device, to_device, width, height, depth })
 }
 
 fn linear(to: u64, from: u64, bytes: usize) -> Request {
@@ -126,13 +94,7 @@ struct Batch {
 }
 
 /// Issues a batch in order; `failed` is told the first copy that could not be.
-unsafe fn batch(
-    process: &Process,
-    batch: &Batch,
-    failed: *mut usize,
-    stream: CUstream,
-    per_thread: bool,
-) -> R {
+unsafe fn batch(process: &Process, batch: &Batch, failed: *mut usize, stream: CUstream, per_thread: bool) -> R {
     not_null(batch.to)?;
     not_null(batch.from)?;
     not_null(batch.bytes)?;
@@ -145,13 +107,8 @@ unsafe fn batch(
     }
     for index in 0..batch.count {
         // SAFETY: `count` elements in each array, by the API's contract.
-        let (to, from, bytes) = unsafe {
-            (
-                batch.to.add(index).read(),
-                batch.from.add(index).read(),
-                batch.bytes.add(index).read(),
-            )
-        };
+        let (to, from, bytes) =
+            unsafe { (batch.to.add(index).read(), batch.from.add(index).read(), batch.bytes.add(index).read()) };
         let done = later(process, stream, per_thread, &linear(to, from, bytes));
         // SAFETY: null or writable, by the API's contract.
         done.inspect_err(|_| unsafe { put_if_wanted(failed, index) })?;
@@ -260,8 +217,6 @@ driver_api! {
 fn check_contexts(process: &Process, contexts: [CUcontext; 2]) -> R {
     let sim = process.sim();
     contexts.iter().try_for_each(|context| {
-        sim.context(*context as usize)
-            .map(drop)
-            .map_err(|_| Status::CUDA_ERROR_INVALID_CONTEXT)
+        sim.context(*context as usize).map(drop).map_err(|_| Status::CUDA_ERROR_INVALID_CONTEXT)
     })
 }

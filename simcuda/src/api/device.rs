@@ -79,17 +79,11 @@ const ATTRIBUTE_END: u32 = 148;
 
 /// Fails for any device but the one.
 pub(super) fn check_device(device: CUdevice) -> R {
-    if device == 0 {
-        Ok(())
-    } else {
-        Err(Status::CUDA_ERROR_INVALID_DEVICE)
-    }
+    if device == 0 { Ok(()) } else { Err(Status::CUDA_ERROR_INVALID_DEVICE) }
 }
 
 unsafe fn put_string(to: *mut c_char, length: c_int, text: &CStr) -> R {
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|length| *length > 0 && !to.is_null());
+    let length = usize::try_from(length).ok().filter(|length| *length > 0 && !to.is_null());
     let length = length.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
     let bytes = text.to_bytes_with_nul();
     let copied = bytes.len().min(length);

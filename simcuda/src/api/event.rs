@@ -12,10 +12,7 @@ const FLAGS: u32 = 0x7;
 const RECORD_EXTERNAL: u32 = 1;
 
 fn event(sim: &Sim, handle: CUevent) -> R<Arc<Event>> {
-    let event = sim
-        .events
-        .get(handle as usize)
-        .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
+    let event = sim.events.get(handle as usize).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
     sim.healthy(event.context)?;
     Ok(event.clone())
 }

@@ -3,9 +3,7 @@
 use super::{not_null, only_flags, put};
 use crate::sim::{Executable, Graph, Process};
 use crate::status::{R, Status};
-use cudarc::driver::sys::{
-    CUDA_GRAPH_INSTANTIATE_PARAMS, CUgraph, CUgraphExec, CUgraphNode, CUstream,
-};
+use cudarc::driver::sys::{CUDA_GRAPH_INSTANTIATE_PARAMS, CUgraph, CUgraphExec, CUgraphNode, CUstream};
 use std::ffi::{c_char, c_uint};
 use std::sync::Arc;
 
@@ -22,10 +20,7 @@ unsafe fn instantiate(process: &Process, out: *mut CUgraphExec, graph: CUgraph, 
         return Err(Status::CUDA_ERROR_NOT_SUPPORTED);
     }
     let mut sim = process.sim();
-    let graph = sim
-        .graphs
-        .get(graph as usize)
-        .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+    let graph = sim.graphs.get(graph as usize).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
     let executable = Arc::new(Executable::new(graph));
     let handle = sim.executables.insert(executable);
     // SAFETY: checked above, and writable by the API's contract.

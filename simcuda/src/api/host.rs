@@ -14,11 +14,7 @@ unsafe fn allocate(process: &Process, out: *mut *mut c_void, bytes: usize, flags
     let mut sim = process.sim();
     let context = sim.current_handle()?;
     sim.check_unsafe_call()?;
-    let address = if bytes == 0 {
-        0
-    } else {
-        sim.memory.add_host(bytes, flags, context)?
-    };
+    let address = if bytes == 0 { 0 } else { sim.memory.add_host(bytes, flags, context)? };
     drop(sim);
     let costs = &process.settings.costs;
     if bytes > 0 {

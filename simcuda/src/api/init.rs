@@ -43,10 +43,7 @@ pub(crate) unsafe extern "C" fn cuGetErrorName(error: c_uint, text: *mut *const 
 /// The text of a result code; works before cuInit.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
-pub(crate) unsafe extern "C" fn cuGetErrorString(
-    error: c_uint,
-    text: *mut *const c_char,
-) -> Status {
+pub(crate) unsafe extern "C" fn cuGetErrorString(error: c_uint, text: *mut *const c_char) -> Status {
     // SAFETY: null or writable, by the API's contract.
     unsafe { put_text(status::text(error), text) }
 }
@@ -54,20 +51,13 @@ pub(crate) unsafe extern "C" fn cuGetErrorString(
 unsafe fn put_text(found: Option<&'static CStr>, text: *mut *const c_char) -> Status {
     // SAFETY: the caller's promise is ours.
     let written = unsafe { put(text, found.map_or(std::ptr::null(), CStr::as_ptr)) };
-    if written.is_ok() && found.is_some() {
-        Status::CUDA_SUCCESS
-    } else {
-        Status::CUDA_ERROR_INVALID_VALUE
-    }
+    if written.is_ok() && found.is_some() { Status::CUDA_SUCCESS } else { Status::CUDA_ERROR_INVALID_VALUE }
 }
 
 /// There are no private tables: not found, where the real driver calls an unknown one an invalid argument.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
-pub(crate) unsafe extern "C" fn cuGetExportTable(
-    table: *mut *const c_void,
-    _id: *const CUuuid,
-) -> Status {
+pub(crate) unsafe extern "C" fn cuGetExportTable(table: *mut *const c_void, _id: *const CUuuid) -> Status {
     // SAFETY: null or writable, by the API's contract.
     match unsafe { put(table, std::ptr::null()) } {
         Ok(()) => Status::CUDA_ERROR_NOT_FOUND,
@@ -87,11 +77,7 @@ pub(crate) unsafe extern "C" fn cuGetProcAddress(
     let mut found = proc_address::SUCCESS;
     // SAFETY: the arguments are the same.
     let status = unsafe { cuGetProcAddress_v2(symbol, function, version, flags, &raw mut found) };
-    if found == proc_address::SUCCESS {
-        status
-    } else {
-        Status::CUDA_ERROR_NOT_FOUND
-    }
+    if found == proc_address::SUCCESS { status } else { Status::CUDA_ERROR_NOT_FOUND }
 }
 
 /// The address of a driver function: the newest form that `version` knows. One that is not found is a null pointer and
@@ -115,9 +101,7 @@ pub(crate) unsafe extern "C" fn cuGetProcAddress_v2(
         Ok(address) => (address.cast_mut(), proc_address::SUCCESS),
         Err(proc_address::Miss::Arguments) => return Status::CUDA_ERROR_INVALID_VALUE,
         Err(proc_address::Miss::Unknown) => (std::ptr::null_mut(), proc_address::SYMBOL_NOT_FOUND),
-        Err(proc_address::Miss::TooNew) => {
-            (std::ptr::null_mut(), proc_address::VERSION_NOT_SUFFICIENT)
-        }
+        Err(proc_address::Miss::TooNew) => (std::ptr::null_mut(), proc_address::VERSION_NOT_SUFFICIENT),
     };
     // SAFETY: both are writable, and only the status may be null.
     unsafe {

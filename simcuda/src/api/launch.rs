@@ -27,25 +27,15 @@ struct Shape {
 
 impl Shape {
     fn check(&self, function: &Function) -> R {
-        let threads = self
-            .block
-            .iter()
-            .map(|side| u64::from(*side))
-            .product::<u64>();
+        let threads = self.block.iter().map(|side| u64::from(*side)).product::<u64>();
         let sides_fit = self.block[2] <= 64 && self.grid[1] <= 65_535 && self.grid[2] <= 65_535;
         if self.grid.contains(&0) || threads == 0 || threads > 1024 || !sides_fit {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
-        if i64::from(self.shared_bytes)
-            > i64::from(function.max_shared_bytes.load(Ordering::Relaxed))
-        {
+        if i64::from(self.shared_bytes) > i64::from(function.max_shared_bytes.load(Ordering::Relaxed)) {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
-        let blocks = self
-            .grid
-            .iter()
-            .map(|side| u64::from(*side))
-            .product::<u64>();
+        let blocks = self.grid.iter().map(|side| u64::from(*side)).product::<u64>();
         let resident = (2048 / threads).min(32) * super::device::MULTIPROCESSORS as u64;
         if self.cooperative && blocks > resident {
             return Err(Status::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
@@ -84,11 +74,7 @@ unsafe fn packed(extra: *mut *mut c_void) -> R<(*const u8, usize)> {
     Ok((buffer, bytes))
 }
 
-unsafe fn arguments(
-    function: &Function,
-    parameters: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> R<[u64; 4]> {
+unsafe fn arguments(function: &Function, parameters: *mut *mut c_void, extra: *mut *mut c_void) -> R<[u64; 4]> {
     if !parameters.is_null() && !extra.is_null() {
         return Err(Status::CUDA_ERROR_INVALID_VALUE);
     }
@@ -123,11 +109,7 @@ unsafe fn launch(
     extra: *mut *mut c_void,
 ) -> R {
     let mut sim = process.sim();
-    let function = sim
-        .functions
-        .get(function as usize)
-        .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?
-        .clone();
+    let function = sim.functions.get(function as usize).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?.clone();
     let id = sim.stream_id(stream as usize, per_thread)?;
     let context = sim.streams.get(&id).map_or(0, |stream| stream.context);
     if function.context != 0 && function.context != context {
@@ -137,12 +119,7 @@ unsafe fn launch(
     // SAFETY: the caller's arrays are as cuLaunchKernel asks.
     let arguments = unsafe { arguments(&function, parameters, extra) }?;
     let threads = u64::from(shape.grid[0]) * u64::from(shape.block[0]);
-    let launch = Launch {
-        kernel: function.kernel,
-        arguments,
-        threads,
-        context,
-    };
+    let launch = Launch { kernel: function.kernel, arguments, threads, context };
     process.submit(&mut sim, id, Work::Kernel(launch)).map(drop)
 }
 

@@ -17,21 +17,8 @@ fn row(address: CUdeviceptr, value: u32, element_bytes: usize, width: usize) -> 
 }
 
 /// A fill of several.
-fn rows(
-    address: CUdeviceptr,
-    pitch: usize,
-    value: u32,
-    element_bytes: usize,
-    [width, height]: [usize; 2],
-) -> Fill {
-    Fill {
-        address: address as usize,
-        pitch,
-        value,
-        element_bytes,
-        width,
-        height,
-    }
+fn rows(address: CUdeviceptr, pitch: usize, value: u32, element_bytes: usize, [width, height]: [usize; 2]) -> Fill {
+    Fill { address: address as usize, pitch, value, element_bytes, width, height }
 }
 
 fn now(process: &Process, per_thread: bool, fill: Fill) -> R {

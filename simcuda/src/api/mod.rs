@@ -76,18 +76,10 @@ unsafe fn put_if_wanted<T>(to: *mut T, value: T) {
 
 /// Fails for a null pointer, before anything is changed.
 fn not_null<T>(pointer: *const T) -> R {
-    if pointer.is_null() {
-        Err(Status::CUDA_ERROR_INVALID_VALUE)
-    } else {
-        Ok(())
-    }
+    if pointer.is_null() { Err(Status::CUDA_ERROR_INVALID_VALUE) } else { Ok(()) }
 }
 
 /// Fails for a flag outside of `known`.
 fn only_flags(flags: u32, known: u32) -> R {
-    if flags & !known == 0 {
-        Ok(())
-    } else {
-        Err(Status::CUDA_ERROR_INVALID_VALUE)
-    }
+    if flags & !known == 0 { Ok(()) } else { Err(Status::CUDA_ERROR_INVALID_VALUE) }
 }

@@ -20,10 +20,7 @@ unsafe fn image_text<'a>(image: *const c_void) -> R<&'a str> {
     not_null(image)?;
     // SAFETY: an image is at least four bytes long, by the API's contract.
     let magic = unsafe { image.cast::<[u8; 4]>().read_unaligned() };
-    if &magic == b"\x7fELF"
-        || magic == [0x50, 0xed, 0x55, 0xba]
-        || magic == [0xb1, 0x43, 0x62, 0x46]
-    {
+    if &magic == b"\x7fELF" || magic == [0x50, 0xed, 0x55, 0xba] || magic == [0xb1, 0x43, 0x62, 0x46] {
         return Err(Status::CUDA_ERROR_NO_BINARY_FOR_GPU);
     }
     // SAFETY: text images end in a zero byte, by the API's contract.
@@ -39,12 +36,7 @@ unsafe fn load(process: &Process, module: *mut CUmodule, image: &str) -> R {
     unsafe { put(module, handle as CUmodule) }
 }
 
-unsafe fn function_of(
-    process: &Process,
-    out: *mut CUfunction,
-    module: usize,
-    name: *const c_char,
-) -> R {
+unsafe fn function_of(process: &Process, out: *mut CUfunction, module: usize, name: *const c_char) -> R {
     not_null(out)?;
     not_null(name)?;
     // SAFETY: a C string by the API's contract.

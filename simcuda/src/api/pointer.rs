@@ -28,11 +28,7 @@ struct Facts {
 fn facts(sim: &Sim, address: usize) -> Option<Facts> {
     if let Some((start, block)) = sim.memory.device_block(address) {
         let is_managed = block.kind == BlockKind::Managed;
-        let pool = if let BlockKind::Pooled { pool, .. } = block.kind {
-            pool
-        } else {
-            0
-        };
+        let pool = if let BlockKind::Pooled { pool, .. } = block.kind { pool } else { 0 };
         return Some(Facts {
             context: if pool == 0 { block.context } else { 0 },
             memory_type: MEMORY_TYPE_DEVICE,
@@ -63,11 +59,7 @@ fn facts(sim: &Sim, address: usize) -> Option<Facts> {
 
 /// An attribute's value and its size in bytes; an error where the address has no such attribute.
 fn attribute(attribute: c_uint, facts: Facts) -> R<(u64, usize)> {
-    let host_pointer = if facts.is_host_visible {
-        Ok(facts.address)
-    } else {
-        Err(Status::CUDA_ERROR_INVALID_VALUE)
-    };
+    let host_pointer = if facts.is_host_visible { Ok(facts.address) } else { Err(Status::CUDA_ERROR_INVALID_VALUE) };
     Ok(match attribute {
         1 => (facts.context as u64, 8),
         2 => (facts.memory_type, 4),

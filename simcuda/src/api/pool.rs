@@ -23,11 +23,7 @@ unsafe fn allocate(
     let mut sim = process.sim();
     let id = sim.stream_id(stream as usize, per_thread)?;
     sim.check_legacy_use(id)?;
-    if sim
-        .streams
-        .get(&id)
-        .is_some_and(|stream| stream.capture.is_some())
-    {
+    if sim.streams.get(&id).is_some_and(|stream| stream.capture.is_some()) {
         return Err(Status::CUDA_ERROR_NOT_SUPPORTED);
     }
     let address = match bytes {

@@ -15,12 +15,7 @@ unsafe fn create(process: &Process, out: *mut CUstream, flags: c_uint, priority:
     let priority = priority.clamp(GREATEST_PRIORITY, LEAST_PRIORITY);
     let mut sim = process.sim();
     let context = sim.current_handle()?;
-    let id = sim.add_stream(Stream::new(
-        context,
-        StreamKind::Created { handle: 0 },
-        flags,
-        priority,
-    ));
+    let id = sim.add_stream(Stream::new(context, StreamKind::Created { handle: 0 }, flags, priority));
     let handle = sim.stream_handles.insert(id);
     if let Some(stream) = sim.streams.get_mut(&id) {
         stream.kind = StreamKind::Created { handle };
@@ -30,18 +25,10 @@ unsafe fn create(process: &Process, out: *mut CUstream, flags: c_uint, priority:
 }
 
 /// A property of a stream.
-fn property<T>(
-    process: &Process,
-    stream: CUstream,
-    per_thread: bool,
-    read: impl Fn(u64, &Stream) -> T,
-) -> R<T> {
+fn property<T>(process: &Process, stream: CUstream, per_thread: bool, read: impl Fn(u64, &Stream) -> T) -> R<T> {
     let mut sim = process.sim();
     let id = sim.stream_id(stream as usize, per_thread)?;
-    sim.streams
-        .get(&id)
-        .map(|stream| read(id, stream))
-        .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)
+    sim.streams.get(&id).map(|stream| read(id, stream)).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)
 }
 
 fn memory_operation(
@@ -54,9 +41,7 @@ fn memory_operation(
 ) -> R {
     let mut sim = process.sim();
     let id = sim.stream_id(stream as usize, per_thread)?;
-    if !(address as usize).is_multiple_of(bytes)
-        || !sim.memory.is_kernel_accessible(address as usize, bytes)
-    {
+    if !(address as usize).is_multiple_of(bytes) || !sim.memory.is_kernel_accessible(address as usize, bytes) {
         return Err(Status::CUDA_ERROR_INVALID_VALUE);
     }
     process.submit(&mut sim, id, work).map(drop)
@@ -64,23 +49,14 @@ fn memory_operation(
 
 fn write(address: u64, value: u64, wide: bool, flags: c_uint) -> R<Work> {
     only_flags(flags, 1)?;
-    Ok(Work::Write {
-        address: address as usize,
-        value,
-        wide,
-    })
+    Ok(Work::Write { address: address as usize, value, wide })
 }
 
 fn wait(address: u64, value: u64, wide: bool, flags: c_uint) -> R<Work> {
     if !memory_op::is_condition(flags) {
         return Err(Status::CUDA_ERROR_INVALID_VALUE);
     }
-    Ok(Work::Wait {
-        address: address as usize,
-        value,
-        wide,
-        flags,
-    })
+    Ok(Work::Wait { address: address as usize, value, wide, flags })
 }
 
 driver_api! {

@@ -21,11 +21,7 @@ unsafe fn check_properties(properties: *const AllocationProp) -> R {
     if properties.location.kind != LOCATION_DEVICE || properties.handle_types != 0 {
         return Err(Status::CUDA_ERROR_NOT_SUPPORTED);
     }
-    if properties.location.id == 0 {
-        Ok(())
-    } else {
-        Err(Status::CUDA_ERROR_INVALID_DEVICE)
-    }
+    if properties.location.id == 0 { Ok(()) } else { Err(Status::CUDA_ERROR_INVALID_DEVICE) }
 }
 
 driver_api! {

@@ -39,14 +39,7 @@ struct Word {
 impl Word {
     fn unpack(word: u64, now_ns: u64) -> Self {
         let free_ns = word & ((1 << TIME_BITS) - 1);
-        Self {
-            owner: word >> TIME_BITS,
-            free_ns: if free_ns > now_ns + HORIZON_NS {
-                now_ns
-            } else {
-                free_ns
-            },
-        }
+        Self { owner: word >> TIME_BITS, free_ns: if free_ns > now_ns + HORIZON_NS { now_ns } else { free_ns } }
     }
 
     fn pack(owner: u64, free_ns: u64) -> u64 {
@@ -57,14 +50,7 @@ impl Word {
 impl SharedGpu {
     /// Takes `duration_ns` of `engine` for work that is ready at `ready_ns`, and returns when it is over: the time at
     /// which it ended.
-    pub(crate) fn run(
-        &self,
-        engine: Engine,
-        slot: SlotIndex,
-        ready_ns: u64,
-        duration_ns: u64,
-        costs: &Costs,
-    ) -> u64 {
+    pub(crate) fn run(&self, engine: Engine, slot: SlotIndex, ready_ns: u64, duration_ns: u64, costs: &Costs) -> u64 {
         let (mut at_ns, mut left_ns) = (ready_ns, duration_ns);
         loop {
             let chunk_ns = left_ns.min(costs.slice_ns);
@@ -97,28 +83,15 @@ impl SharedGpu {
         let free = &self.layout.copy_free_ns[direction];
         loop {
             let seen = free.load(Ordering::Relaxed);
-            let free_ns = if seen > now_ns() + HORIZON_NS {
-                0
-            } else {
-                seen
-            };
+            let free_ns = if seen > now_ns() + HORIZON_NS { 0 } else { seen };
             let end_ns = free_ns.max(ready_ns) + duration_ns;
-            if free
-                .compare_exchange(seen, end_ns, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
+            if free.compare_exchange(seen, end_ns, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return end_ns;
             }
         }
     }
 
-    fn reserve_compute(
-        &self,
-        slot: SlotIndex,
-        ready_ns: u64,
-        duration_ns: u64,
-        costs: &Costs,
-    ) -> u64 {
+    fn reserve_compute(&self, slot: SlotIndex, ready_ns: u64, duration_ns: u64, costs: &Costs) -> u64 {
         let me = slot.0 as u64;
         loop {
             let seen = self.layout.compute.load(Ordering::Acquire);
@@ -133,20 +106,15 @@ impl SharedGpu {
                     return end_ns;
                 }
             } else if word.owner == NOBODY || now > word.free_ns + GRACE_NS {
-                let switch_ns = if self.layout.last_owner.load(Ordering::Relaxed) == me {
-                    0
-                } else {
-                    costs.take(costs.switch_ns)
-                };
+                let switch_ns =
+                    if self.layout.last_owner.load(Ordering::Relaxed) == me { 0 } else { costs.take(costs.switch_ns) };
                 let start_ns = word.free_ns.max(ready_ns) + switch_ns;
                 if self.swap(seen, Word::pack(me, start_ns + duration_ns)) {
                     self.begin_slice(me, start_ns);
                     return start_ns + duration_ns;
                 }
             } else {
-                self.layout.slots[slot.0]
-                    .wants_until_ns
-                    .store(now + WISH_NS, Ordering::Relaxed);
+                self.layout.slots[slot.0].wants_until_ns.store(now + WISH_NS, Ordering::Relaxed);
                 sleep_until((now + 500_000).min(word.free_ns.max(now) + 20_000));
             }
         }
@@ -154,17 +122,11 @@ impl SharedGpu {
 
     /// At the end of its slice the owner gives the engine to the next process that wants it. True if it did.
     fn hand_over(&self, seen: u64, word: Word, me: u64, now_ns: u64, costs: &Costs) -> bool {
-        if word
-            .free_ns
-            .saturating_sub(self.layout.slice_start_ns.load(Ordering::Relaxed))
-            < costs.slice_ns
-        {
+        if word.free_ns.saturating_sub(self.layout.slice_start_ns.load(Ordering::Relaxed)) < costs.slice_ns {
             return false;
         }
         let Some(next) = self.next_wanting(me, now_ns) else {
-            self.layout
-                .slice_start_ns
-                .store(word.free_ns.max(now_ns), Ordering::Relaxed);
+            self.layout.slice_start_ns.store(word.free_ns.max(now_ns), Ordering::Relaxed);
             return false;
         };
         let start_ns = word.free_ns.max(now_ns) + costs.take(costs.switch_ns);
@@ -176,17 +138,13 @@ impl SharedGpu {
 
     fn next_wanting(&self, me: u64, now_ns: u64) -> Option<u64> {
         let candidates = (1..SLOTS).map(|step| (me as usize + step) % SLOTS);
-        let wants = |index: &usize| {
-            self.slot(*index)
-                .is_some_and(|slot| slot.wants_until_ns.load(Ordering::Relaxed) > now_ns)
-        };
+        let wants =
+            |index: &usize| self.slot(*index).is_some_and(|slot| slot.wants_until_ns.load(Ordering::Relaxed) > now_ns);
         candidates.into_iter().find(wants).map(|index| index as u64)
     }
 
     fn begin_slice(&self, owner: u64, start_ns: u64) {
-        self.layout
-            .slice_start_ns
-            .store(start_ns, Ordering::Relaxed);
+        self.layout.slice_start_ns.store(start_ns, Ordering::Relaxed);
         self.layout.last_owner.store(owner, Ordering::Relaxed);
         if let Some(slot) = self.slot(owner as usize) {
             slot.wants_until_ns.store(0, Ordering::Relaxed);
@@ -194,9 +152,6 @@ impl SharedGpu {
     }
 
     fn swap(&self, seen: u64, new: u64) -> bool {
-        self.layout
-            .compute
-            .compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        self.layout.compute.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }

@@ -58,9 +58,7 @@ impl SharedGpu {
 
     /// Device memory in use by all living processes, in bytes.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.living()
-            .map(|slot| slot.memory_bytes.load(Ordering::Relaxed))
-            .sum()
+        self.living().map(|slot| slot.memory_bytes.load(Ordering::Relaxed)).sum()
     }
 
     /// Takes `bytes` of device memory for `slot`; false if the GPU has not that much left.
@@ -79,16 +77,12 @@ impl SharedGpu {
 
     /// Device memory of a slot's process, in bytes.
     pub(crate) fn memory_of(&self, slot: SlotIndex) -> u64 {
-        self.layout.slots[slot.0]
-            .memory_bytes
-            .load(Ordering::Relaxed)
+        self.layout.slots[slot.0].memory_bytes.load(Ordering::Relaxed)
     }
 
     /// Gives `bytes` back.
     pub(crate) fn return_memory(&self, slot: SlotIndex, bytes: u64) {
-        self.layout.slots[slot.0]
-            .memory_bytes
-            .fetch_sub(bytes, Ordering::Relaxed);
+        self.layout.slots[slot.0].memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -109,17 +103,12 @@ impl Layout {
 fn directory() -> PathBuf {
     // SAFETY: geteuid(2) cannot fail.
     let uid = unsafe { libc::geteuid() };
-    std::env::var_os("SIMCUDA_DIR")
-        .map_or_else(|| format!("/dev/shm/simcuda-{uid}").into(), PathBuf::from)
+    std::env::var_os("SIMCUDA_DIR").map_or_else(|| format!("/dev/shm/simcuda-{uid}").into(), PathBuf::from)
 }
 
 fn open_shared(memory_bytes: u64) -> Option<&'static Layout> {
     let directory = directory();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&directory)
-        .ok()?;
+    DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -132,9 +121,7 @@ fn open_shared(memory_bytes: u64) -> Option<&'static Layout> {
     // SAFETY: the descriptor is open; the lock goes with it, so a process killed here releases it.
     unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
     // SAFETY: the descriptor is open. The space is taken now, so that a full tmpfs cannot be a SIGBUS later.
-    if unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size_of::<Layout>() as libc::off_t) }
-        != 0
-    {
+    if unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size_of::<Layout>() as libc::off_t) } != 0 {
         return None;
     }
     let layout = map_layout(Some(&file))?;
@@ -156,14 +143,7 @@ fn map_layout(file: Option<&File>) -> Option<&'static Layout> {
     };
     // SAFETY: a fresh mapping of a length that the file has; nothing else refers to it.
     let address = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            size_of::<Layout>(),
-            libc::PROT_READ | libc::PROT_WRITE,
-            kind,
-            descriptor,
-            0,
-        )
+        libc::mmap(std::ptr::null_mut(), size_of::<Layout>(), libc::PROT_READ | libc::PROT_WRITE, kind, descriptor, 0)
     };
     if address == libc::MAP_FAILED {
         return None;

@@ -38,16 +38,10 @@ impl SharedGpu {
             if owner != 0 && is_alive(owner) {
                 continue;
             }
-            if slot
-                .owner
-                .compare_exchange(owner, me, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
+            if slot.owner.compare_exchange(owner, me, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 slot.memory_bytes.store(0, Ordering::Relaxed);
                 slot.wants_until_ns.store(0, Ordering::Relaxed);
-                slot.busy
-                    .iter()
-                    .for_each(|window| window.store(0, Ordering::Relaxed));
+                slot.busy.iter().for_each(|window| window.store(0, Ordering::Relaxed));
                 return Some(SlotIndex(index));
             }
         }
@@ -94,11 +88,7 @@ impl Slot {
         let window = end_ns / WINDOW_NS;
         let cell = &self.busy[window as usize % WINDOWS];
         let old = cell.load(Ordering::Relaxed);
-        let base = if old >> 32 == window & 0xffff_ffff {
-            old & 0xffff_ffff
-        } else {
-            0
-        };
+        let base = if old >> 32 == window & 0xffff_ffff { old & 0xffff_ffff } else { 0 };
         let busy_us = (base + busy_ns.div_ceil(1_000)).min(u64::from(u32::MAX));
         cell.store((window & 0xffff_ffff) << 32 | busy_us, Ordering::Relaxed);
     }
@@ -106,14 +96,10 @@ impl Slot {
     /// Share of the last second, in percent.
     fn busy_percent(&self, now_ns: u64) -> u32 {
         let current = now_ns / WINDOW_NS;
-        let recent = self
-            .busy
-            .iter()
-            .map(|cell| cell.load(Ordering::Relaxed))
-            .filter(|cell| {
-                let age = current.wrapping_sub(cell >> 32) & 0xffff_ffff;
-                *cell != 0 && (1..=10).contains(&age)
-            });
+        let recent = self.busy.iter().map(|cell| cell.load(Ordering::Relaxed)).filter(|cell| {
+            let age = current.wrapping_sub(cell >> 32) & 0xffff_ffff;
+            *cell != 0 && (1..=10).contains(&age)
+        });
         let busy_us: u64 = recent.map(|cell| cell & 0xffff_ffff).sum();
         (busy_us.div_ceil(10_000)).min(100) as u32
     }

@@ -9,9 +9,7 @@ use crate::settings::Settings;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use types::{
-    Code, Memory, MemoryV2, PciInfo, ProcessInfo, ProcessInfoV1, ProcessUtilization, Utilization,
-};
+use types::{Code, Memory, MemoryV2, PciInfo, ProcessInfo, ProcessInfoV1, ProcessUtilization, Utilization};
 
 /// The only device's handle.
 const DEVICE: usize = 0x6e76_6d6c;
@@ -38,11 +36,7 @@ fn enter(call: impl FnOnce() -> Nvml) -> c_uint {
 }
 
 fn check(device: *mut c_void) -> Nvml {
-    if device as usize == DEVICE {
-        Ok(())
-    } else {
-        Err(Code::InvalidArgument)
-    }
+    if device as usize == DEVICE { Ok(()) } else { Err(Code::InvalidArgument) }
 }
 
 /// # Safety
@@ -98,22 +92,12 @@ fn clients() -> Vec<Client> {
 }
 
 fn busy_percent() -> u32 {
-    clients()
-        .iter()
-        .map(|client| client.busy_percent)
-        .sum::<u32>()
-        .min(100)
+    clients().iter().map(|client| client.busy_percent).sum::<u32>().min(100)
 }
 
 fn uuid() -> CString {
     let hex: String = UUID.iter().map(|byte| format!("{byte:02x}")).collect();
-    let parts = [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ];
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
     CString::new(format!("GPU-{}", parts.join("-"))).unwrap_or_default()
 }
 

@@ -79,22 +79,14 @@ const NO_INSTANCE: c_uint = c_uint::MAX;
 
 impl From<&Client> for ProcessInfoV1 {
     fn from(client: &Client) -> Self {
-        Self {
-            pid: client.pid,
-            used_bytes: client.memory_bytes,
-        }
+        Self { pid: client.pid, used_bytes: client.memory_bytes }
     }
 }
 
 impl From<&Client> for ProcessInfo {
     fn from(client: &Client) -> Self {
         let (gpu_instance, compute_instance) = (NO_INSTANCE, NO_INSTANCE);
-        Self {
-            pid: client.pid,
-            used_bytes: client.memory_bytes,
-            gpu_instance,
-            compute_instance,
-        }
+        Self { pid: client.pid, used_bytes: client.memory_bytes, gpu_instance, compute_instance }
     }
 }
 
@@ -112,14 +104,7 @@ pub(crate) struct ProcessUtilization {
 impl ProcessUtilization {
     pub(super) fn new(client: &Client, time_us: u64) -> Self {
         let busy = client.busy_percent;
-        Self {
-            pid: client.pid,
-            time_us,
-            multiprocessors: busy,
-            memory: busy / 2,
-            encoder: 0,
-            decoder: 0,
-        }
+        Self { pid: client.pid, time_us, multiprocessors: busy, memory: busy / 2, encoder: 0, decoder: 0 }
     }
 }
 

@@ -37,16 +37,8 @@ pub(crate) struct Capture {
 
 impl Sim {
     /// cuStreamBeginCapture; `existing` is a graph to go on with, after the given nodes of it.
-    pub(crate) fn begin_capture(
-        &mut self,
-        id: StreamId,
-        mode: u32,
-        existing: Option<(usize, Vec<usize>)>,
-    ) -> R {
-        let stream = self
-            .streams
-            .get(&id)
-            .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
+    pub(crate) fn begin_capture(&mut self, id: StreamId, mode: u32, existing: Option<(usize, Vec<usize>)>) -> R {
+        let stream = self.streams.get(&id).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
         if mode > RELAXED {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
@@ -57,8 +49,7 @@ impl Sim {
             return Err(Status::CUDA_ERROR_ILLEGAL_STATE);
         }
         let into_existing = existing.is_some();
-        let (graph, tail) =
-            existing.unwrap_or_else(|| (self.graphs.insert(Graph::default()), Vec::new()));
+        let (graph, tail) = existing.unwrap_or_else(|| (self.graphs.insert(Graph::default()), Vec::new()));
         self.next_id += 1;
         let capture = Capture {
             mode,
@@ -84,15 +75,8 @@ impl Sim {
 
     /// cuStreamEndCapture: the graph's handle.
     pub(crate) fn end_capture(&mut self, id: StreamId) -> R<usize> {
-        let number = self
-            .streams
-            .get(&id)
-            .and_then(|stream| stream.capture)
-            .ok_or(Status::CUDA_ERROR_ILLEGAL_STATE)?;
-        let capture = self
-            .captures
-            .get(&number)
-            .ok_or(Status::CUDA_ERROR_ILLEGAL_STATE)?;
+        let number = self.streams.get(&id).and_then(|stream| stream.capture).ok_or(Status::CUDA_ERROR_ILLEGAL_STATE)?;
+        let capture = self.captures.get(&number).ok_or(Status::CUDA_ERROR_ILLEGAL_STATE)?;
         if capture.origin != id {
             return self.invalidate(number, Status::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
         }
@@ -130,11 +114,7 @@ impl Sim {
         let Some(number) = self.streams.get(&id).and_then(|stream| stream.capture) else {
             return;
         };
-        if self
-            .captures
-            .get(&number)
-            .is_some_and(|capture| capture.origin == id)
-        {
+        if self.captures.get(&number).is_some_and(|capture| capture.origin == id) {
             self.leave_capture(number, true);
         } else if let Some(capture) = self.captures.get_mut(&number) {
             capture.status = CaptureStatus::Invalidated;
@@ -156,22 +136,12 @@ impl Sim {
         let mut reached = vec![false; graph.nodes.len()];
         let mut open = stream.tail.clone();
         while let Some(index) = open.pop() {
-            if let Some(node) = graph
-                .nodes
-                .get(index)
-                .filter(|_| !std::mem::replace(&mut reached[index], true))
-            {
+            if let Some(node) = graph.nodes.get(index).filter(|_| !std::mem::replace(&mut reached[index], true)) {
                 open.extend(&node.after);
             }
         }
-        let others = capture
-            .streams
-            .iter()
-            .filter(|id| **id != origin)
-            .filter_map(|id| self.streams.get(id));
-        others
-            .flat_map(|stream| &stream.tail)
-            .all(|index| reached.get(*index).copied().unwrap_or(true))
+        let others = capture.streams.iter().filter(|id| **id != origin).filter_map(|id| self.streams.get(id));
+        others.flat_map(|stream| &stream.tail).all(|index| reached.get(*index).copied().unwrap_or(true))
     }
 
     pub(crate) fn invalidate<T>(&mut self, number: u64, status: Status) -> R<T> {
@@ -195,37 +165,21 @@ impl Sim {
                 hit = true;
             }
         }
-        if hit {
-            Err(Status::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
-        } else {
-            Ok(())
-        }
+        if hit { Err(Status::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
     }
 
     /// Fails use of the legacy stream while a blocking stream of its context is capturing, and invalidates that.
     pub(crate) fn check_legacy_use(&mut self, id: StreamId) -> R {
-        if self.captures.is_empty()
-            || self
-                .streams
-                .get(&id)
-                .is_none_or(|stream| stream.kind != StreamKind::Legacy)
-        {
+        if self.captures.is_empty() || self.streams.get(&id).is_none_or(|stream| stream.kind != StreamKind::Legacy) {
             return Ok(());
         }
         let context = self.streams[&id].context;
-        let blocking = self
-            .streams
-            .values()
-            .filter(|stream| stream.context == context && stream.is_blocking());
+        let blocking = self.streams.values().filter(|stream| stream.context == context && stream.is_blocking());
         let numbers: Vec<_> = blocking.filter_map(|stream| stream.capture).collect();
         for number in &numbers {
             let _ = self.invalidate::<()>(*number, Status::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
         }
-        if numbers.is_empty() {
-            Ok(())
-        } else {
-            Err(Status::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT)
-        }
+        if numbers.is_empty() { Ok(()) } else { Err(Status::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT) }
     }
 
     /// Fails a call that has no meaning on a stream that is capturing, and invalidates the capture.
@@ -238,50 +192,30 @@ impl Sim {
 
     /// Fails a wait for a context in which something is capturing, and invalidates those captures.
     pub(crate) fn check_context_sync(&mut self, context: usize) -> R {
-        let streams = self
-            .streams
-            .values()
-            .filter(|stream| stream.context == context);
+        let streams = self.streams.values().filter(|stream| stream.context == context);
         let numbers: Vec<_> = streams.filter_map(|stream| stream.capture).collect();
         for number in &numbers {
             let _ = self.invalidate::<()>(*number, Status::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
         }
-        if numbers.is_empty() {
-            self.check_unsafe_call()
-        } else {
-            Err(Status::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
-        }
+        if numbers.is_empty() { self.check_unsafe_call() } else { Err(Status::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED) }
     }
 
     /// Gives `work` to a stream: queued, or noted down if the stream is capturing. The ticket is none for the latter.
     pub(crate) fn issue(&mut self, id: StreamId, work: Work) -> R<Option<Ticket>> {
         self.check_legacy_use(id)?;
-        let stream = self
-            .streams
-            .get(&id)
-            .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
+        let stream = self.streams.get(&id).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
         let Some(number) = stream.capture else {
             return Ok(Some(self.push(id, work, Vec::new())));
         };
-        let capture = self
-            .captures
-            .get(&number)
-            .ok_or(Status::CUDA_ERROR_ILLEGAL_STATE)?;
+        let capture = self.captures.get(&number).ok_or(Status::CUDA_ERROR_ILLEGAL_STATE)?;
         if capture.status != CaptureStatus::Active {
             return Err(Status::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
         }
         let (graph, after) = (capture.graph, stream.tail.clone());
         self.next_id += 1;
         let handle = NODE_HANDLES + self.next_id as usize * 64;
-        let graph = self
-            .graphs
-            .get_mut(graph)
-            .ok_or(Status::CUDA_ERROR_ILLEGAL_STATE)?;
-        graph.nodes.push(Node {
-            work,
-            after,
-            handle,
-        });
+        let graph = self.graphs.get_mut(graph).ok_or(Status::CUDA_ERROR_ILLEGAL_STATE)?;
+        graph.nodes.push(Node { work, after, handle });
         let index = graph.nodes.len() - 1;
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.tail = vec![index];
@@ -292,33 +226,19 @@ impl Sim {
     /// cuEventRecord.
     pub(crate) fn record(&mut self, event: &std::sync::Arc<Event>, id: StreamId) -> R {
         self.check_legacy_use(id)?;
-        let stream = self
-            .streams
-            .get(&id)
-            .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
+        let stream = self.streams.get(&id).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
         if stream.context != event.context {
             return Err(Status::CUDA_ERROR_INVALID_HANDLE);
         }
         if let Some(number) = stream.capture {
-            if self
-                .captures
-                .get(&number)
-                .is_some_and(|capture| capture.status != CaptureStatus::Active)
-            {
+            if self.captures.get(&number).is_some_and(|capture| capture.status != CaptureStatus::Active) {
                 return Err(Status::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
             }
             *event.mark.lock() = Mark::Capture(number, stream.tail.clone());
             return Ok(());
         }
         let serial = event.begin_record();
-        let ticket = self.push(
-            id,
-            Work::Record {
-                event: event.clone(),
-                serial,
-            },
-            Vec::new(),
-        );
+        let ticket = self.push(id, Work::Record { event: event.clone(), serial }, Vec::new());
         *event.mark.lock() = Mark::Stream(ticket);
         Ok(())
     }
@@ -326,17 +246,11 @@ impl Sim {
     /// cuStreamWaitEvent.
     pub(crate) fn wait_event(&mut self, id: StreamId, event: &Event) -> R {
         self.check_legacy_use(id)?;
-        let capture = self
-            .streams
-            .get(&id)
-            .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?
-            .capture;
+        let capture = self.streams.get(&id).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?.capture;
         let mark = event.mark.lock().clone();
         match (mark, capture) {
             (Mark::Never, _) => Ok(()),
-            (Mark::Stream(_), Some(number)) => {
-                self.invalidate(number, Status::CUDA_ERROR_STREAM_CAPTURE_ISOLATION)
-            }
+            (Mark::Stream(_), Some(number)) => self.invalidate(number, Status::CUDA_ERROR_STREAM_CAPTURE_ISOLATION),
             (Mark::Stream(ticket), None) => {
                 if !self.is_done(ticket) {
                     self.push(id, Work::Marker, vec![ticket]);
@@ -352,9 +266,7 @@ impl Sim {
                 }
                 Ok(())
             }
-            (Mark::Capture(..), Some(own)) => {
-                self.invalidate(own, Status::CUDA_ERROR_STREAM_CAPTURE_MERGE)
-            }
+            (Mark::Capture(..), Some(own)) => self.invalidate(own, Status::CUDA_ERROR_STREAM_CAPTURE_MERGE),
         }
     }
 
@@ -362,11 +274,7 @@ impl Sim {
         let Some(capture) = self.captures.get_mut(&number) else {
             return Err(Status::CUDA_ERROR_CAPTURED_EVENT);
         };
-        if self
-            .streams
-            .get(&id)
-            .is_some_and(|stream| stream.kind == StreamKind::Legacy)
-        {
+        if self.streams.get(&id).is_some_and(|stream| stream.kind == StreamKind::Legacy) {
             return self.invalidate(number, Status::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
         }
         capture.streams.push(id);

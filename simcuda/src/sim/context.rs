@@ -32,12 +32,7 @@ const LIMITS: [usize; 8] = [1024, 7 << 20, 8 << 20, 2, 2048, 128, 0, 0];
 
 impl Sim {
     /// Makes a context; the process is on the GPU from its first one on.
-    pub(crate) fn create_context(
-        &mut self,
-        process: &'static Process,
-        flags: u32,
-        api_version: u32,
-    ) -> R<usize> {
+    pub(crate) fn create_context(&mut self, process: &'static Process, flags: u32, api_version: u32) -> R<usize> {
         process.join_gpu()?;
         let bytes = process.settings.context_bytes;
         if !process.gpu.take_memory(process.slot(), bytes) {
@@ -72,16 +67,12 @@ impl Sim {
             self.streams.remove(id);
         }
         let streams = &self.streams;
-        self.stream_handles
-            .remove_where(|id| !streams.contains_key(id));
+        self.stream_handles.remove_where(|id| !streams.contains_key(id));
         self.events.remove_where(|event| event.context == handle);
-        self.functions
-            .remove_where(|function| function.context == handle);
+        self.functions.remove_where(|function| function.context == handle);
         self.modules.remove_where(|module| module.context == handle);
         let freed = self.memory.free_context(handle);
-        process
-            .gpu
-            .return_memory(process.slot(), freed + context.bytes);
+        process.gpu.return_memory(process.slot(), freed + context.bytes);
         if self.contexts.is_empty() {
             process.leave_gpu();
         }
@@ -100,9 +91,7 @@ impl Sim {
     }
 
     pub(crate) fn context(&self, handle: usize) -> R<&Context> {
-        self.contexts
-            .get(handle)
-            .ok_or(Status::CUDA_ERROR_CONTEXT_IS_DESTROYED)
+        self.contexts.get(handle).ok_or(Status::CUDA_ERROR_CONTEXT_IS_DESTROYED)
     }
 
     /// Fails if the context is gone or met an error.
@@ -123,16 +112,8 @@ impl Sim {
 
     /// One user less; the handle of the primary context if it was the last one.
     pub(crate) fn release_primary(&mut self) -> R<Option<usize>> {
-        let users = self
-            .primary
-            .users
-            .checked_sub(1)
-            .ok_or(Status::CUDA_ERROR_INVALID_CONTEXT)?;
+        let users = self.primary.users.checked_sub(1).ok_or(Status::CUDA_ERROR_INVALID_CONTEXT)?;
         self.primary.users = users;
-        Ok(if users == 0 {
-            self.primary.handle.take()
-        } else {
-            None
-        })
+        Ok(if users == 0 { self.primary.handle.take() } else { None })
     }
 }

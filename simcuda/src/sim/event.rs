@@ -30,14 +30,7 @@ pub(crate) struct Event {
 impl Event {
     pub(crate) fn new(flags: u32, context: usize) -> Self {
         let zero = || AtomicU64::new(0);
-        Self {
-            flags,
-            context,
-            mark: Mutex::default(),
-            recorded: zero(),
-            completed: zero(),
-            time_ns: zero(),
-        }
+        Self { flags, context, mark: Mutex::default(), recorded: zero(), completed: zero(), time_ns: zero() }
     }
 
     /// A new recording; the returned number goes with the work that completes it.

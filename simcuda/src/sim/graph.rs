@@ -24,15 +24,11 @@ pub(crate) struct Executable {
 
 impl Executable {
     pub(crate) fn new(graph: &Graph) -> Self {
-        Self {
-            steps: graph.nodes.iter().map(|node| node.work.clone()).collect(),
-        }
+        Self { steps: graph.nodes.iter().map(|node| node.work.clone()).collect() }
     }
 
     /// Runs all of it on the calling worker thread; returns when the last node ended.
     pub(crate) fn perform(&self, ready_ns: u64, process: &Process) -> u64 {
-        self.steps
-            .iter()
-            .fold(ready_ns, |at_ns, step| work::perform(step, at_ns, process))
+        self.steps.iter().fold(ready_ns, |at_ns, step| work::perform(step, at_ns, process))
     }
 }

@@ -44,16 +44,8 @@ impl Memory {
     }
 
     /// Registers memory of the program's.
-    pub(crate) fn register_host(
-        &mut self,
-        address: usize,
-        bytes: usize,
-        flags: u32,
-        context: usize,
-    ) -> R {
-        let end = address
-            .checked_add(bytes)
-            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+    pub(crate) fn register_host(&mut self, address: usize, bytes: usize, flags: u32, context: usize) -> R {
+        let end = address.checked_add(bytes).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         let before = self.host.range(..end).next_back();
         match before.filter(|(start, block)| *start + block.bytes > address) {
             Some((_, block)) if block.registered => {
@@ -66,27 +58,11 @@ impl Memory {
         Ok(())
     }
 
-    fn insert_host(
-        &mut self,
-        address: usize,
-        bytes: usize,
-        flags: u32,
-        registered: bool,
-        context: usize,
-    ) {
+    fn insert_host(&mut self, address: usize, bytes: usize, flags: u32, registered: bool, context: usize) {
         let buffer_id = self.buffer_id();
         // The driver reports every block as mapped.
         let flags = flags & (PORTABLE | WRITE_COMBINED) | DEVICE_MAP;
-        self.host.insert(
-            address,
-            HostBlock {
-                bytes,
-                flags,
-                registered,
-                context,
-                buffer_id,
-            },
-        );
+        self.host.insert(address, HostBlock { bytes, flags, registered, context, buffer_id });
     }
 
     /// Removes a block that starts at `address`, and frees it if the driver allocated it.

@@ -46,13 +46,7 @@ pub(crate) struct DeviceBlock {
 
 impl DeviceBlock {
     pub(crate) fn new(bytes: usize, context: usize, kind: BlockKind, buffer_id: u64) -> Self {
-        Self {
-            bytes,
-            context,
-            kind,
-            buffer_id,
-            sync_memops: false,
-        }
+        Self { bytes, context, kind, buffer_id, sync_memops: false }
     }
 }
 
@@ -96,13 +90,8 @@ impl Memory {
         if self.arena.is_none() {
             self.arena = Arena::reserve();
         }
-        let arena = self
-            .arena
-            .as_mut()
-            .ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?;
-        arena
-            .take(bytes, alignment)
-            .ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)
+        let arena = self.arena.as_mut().ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?;
+        arena.take(bytes, alignment).ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)
     }
 
     /// Gives addresses back; what was there is gone.
@@ -114,15 +103,10 @@ impl Memory {
 
     /// A new device block; the caller has taken its bytes from the GPU.
     pub(crate) fn add_device(&mut self, bytes: usize, context: usize, kind: BlockKind) -> R<usize> {
-        let alignment = if bytes >= LARGE {
-            LARGE_PAGE
-        } else {
-            ALIGNMENT
-        };
+        let alignment = if bytes >= LARGE { LARGE_PAGE } else { ALIGNMENT };
         let address = self.take_addresses(rounded(bytes), alignment)?;
         let buffer_id = self.buffer_id();
-        self.device
-            .insert(address, DeviceBlock::new(bytes, context, kind, buffer_id));
+        self.device.insert(address, DeviceBlock::new(bytes, context, kind, buffer_id));
         Ok(address)
     }
 
@@ -138,23 +122,11 @@ impl Memory {
         let owned = |block: &DeviceBlock| {
             block.context == context && matches!(block.kind, BlockKind::Plain | BlockKind::Managed)
         };
-        let gone: Vec<_> = self
-            .device
-            .iter()
-            .filter(|(_, block)| owned(block))
-            .map(|(address, _)| *address)
-            .collect();
-        let freed = gone
-            .iter()
-            .filter_map(|address| self.remove_device(*address))
-            .map(|b| rounded(b.bytes) as u64);
+        let gone: Vec<_> = self.device.iter().filter(|(_, block)| owned(block)).map(|(address, _)| *address).collect();
+        let freed = gone.iter().filter_map(|address| self.remove_device(*address)).map(|b| rounded(b.bytes) as u64);
         let freed = freed.sum();
-        let host: Vec<_> = self
-            .host
-            .iter()
-            .filter(|(_, block)| block.context == context)
-            .map(|(address, _)| *address)
-            .collect();
+        let host: Vec<_> =
+            self.host.iter().filter(|(_, block)| block.context == context).map(|(address, _)| *address).collect();
         for address in host {
             self.remove_host(address);
         }
@@ -176,31 +148,15 @@ impl Memory {
     /// What `bytes` from `address` on are. Fails for device addresses that are not, or not all, allocated.
     pub(crate) fn side(&self, address: usize, bytes: usize) -> R<Side> {
         if let Some((start, block)) = self.device_block(address) {
-            let accessible = !matches!(
-                block.kind,
-                BlockKind::Mapped {
-                    accessible: false,
-                    ..
-                }
-            );
+            let accessible = !matches!(block.kind, BlockKind::Mapped { accessible: false, .. });
             let end = address.saturating_add(bytes);
             let whole = end <= start + block.bytes || self.is_mapped_on(start + block.bytes, end);
-            return if whole && accessible {
-                Ok(Side::Device)
-            } else {
-                Err(Status::CUDA_ERROR_INVALID_VALUE)
-            };
+            return if whole && accessible { Ok(Side::Device) } else { Err(Status::CUDA_ERROR_INVALID_VALUE) };
         }
-        if self
-            .arena
-            .as_ref()
-            .is_some_and(|arena| arena.contains(address))
-        {
+        if self.arena.as_ref().is_some_and(|arena| arena.contains(address)) {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
-        let pinned = self
-            .host_block(address)
-            .is_some_and(|(start, block)| bytes <= block.bytes - (address - start));
+        let pinned = self.host_block(address).is_some_and(|(start, block)| bytes <= block.bytes - (address - start));
         Ok(if pinned { Side::Pinned } else { Side::Pageable })
     }
 
@@ -231,12 +187,7 @@ impl Memory {
 
 impl Sim {
     /// Allocates device memory of a context and takes it from the GPU.
-    pub(crate) fn allocate(
-        &mut self,
-        process: &super::Process,
-        bytes: usize,
-        kind: BlockKind,
-    ) -> R<usize> {
+    pub(crate) fn allocate(&mut self, process: &super::Process, bytes: usize, kind: BlockKind) -> R<usize> {
         let context = self.current_handle()?;
         self.check_unsafe_call()?;
         if bytes == 0 {
@@ -246,9 +197,7 @@ impl Sim {
         if !process.gpu.take_memory(process.slot(), taken) {
             return Err(Status::CUDA_ERROR_OUT_OF_MEMORY);
         }
-        self.memory
-            .add_device(bytes, context, kind)
-            .inspect_err(|_| process.gpu.return_memory(process.slot(), taken))
+        self.memory.add_device(bytes, context, kind).inspect_err(|_| process.gpu.return_memory(process.slot(), taken))
     }
 
     /// Frees a block that `allocate` made or a pool gave; the GPU has finished with it.
@@ -257,9 +206,7 @@ impl Sim {
             Some(BlockKind::Pooled { .. }) => self.release_pooled(address),
             Some(BlockKind::Plain | BlockKind::Managed) => {
                 if let Some(block) = self.memory.remove_device(address) {
-                    process
-                        .gpu
-                        .return_memory(process.slot(), rounded(block.bytes) as u64);
+                    process.gpu.return_memory(process.slot(), rounded(block.bytes) as u64);
                 }
             }
             Some(BlockKind::Mapped { .. }) | None => return Err(Status::CUDA_ERROR_INVALID_VALUE),
@@ -270,9 +217,7 @@ impl Sim {
 
 /// The bytes an allocation really takes.
 pub(crate) fn rounded(bytes: usize) -> usize {
-    bytes
-        .checked_next_multiple_of(ALIGNMENT)
-        .unwrap_or(usize::MAX)
+    bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)
 }
 
 /// A range of address space, backed by ordinary memory once touched.
@@ -299,11 +244,7 @@ impl Arena {
             };
             if start != libc::MAP_FAILED {
                 let start = start as usize;
-                return Some(Self {
-                    start,
-                    bytes,
-                    free: BTreeMap::from([(start, bytes)]),
-                });
+                return Some(Self { start, bytes, free: BTreeMap::from([(start, bytes)]) });
             }
             bytes /= 2;
         }
@@ -332,27 +273,13 @@ impl Arena {
     }
 
     fn put_back(&mut self, address: usize, bytes: usize) {
-        let (first, last) = (
-            address.next_multiple_of(PAGE),
-            (address + bytes) / PAGE * PAGE,
-        );
+        let (first, last) = (address.next_multiple_of(PAGE), (address + bytes) / PAGE * PAGE);
         if last > first {
             // SAFETY: whole pages of the arena that no block lies in any more.
-            unsafe {
-                libc::madvise(
-                    first as *mut libc::c_void,
-                    last - first,
-                    libc::MADV_DONTNEED,
-                )
-            };
+            unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_DONTNEED) };
         }
         let (mut start, mut end) = (address, address + bytes);
-        if let Some((&before, &length)) = self
-            .free
-            .range(..start)
-            .next_back()
-            .filter(|(s, l)| *s + *l == start)
-        {
+        if let Some((&before, &length)) = self.free.range(..start).next_back().filter(|(s, l)| *s + *l == start) {
             self.free.remove(&before);
             start = before;
             debug_assert_eq!(before + length, address);
@@ -370,18 +297,9 @@ mod tests {
 
     #[test]
     fn freed_ranges_grow_together_again() {
-        let mut arena = Arena {
-            start: 0,
-            bytes: 0,
-            free: BTreeMap::from([(LARGE_PAGE, 8 * LARGE_PAGE)]),
-        };
-        let taken: Vec<_> = (0..4)
-            .map(|_| arena.take(700, 512).expect("there is room"))
-            .collect();
-        assert!(
-            taken.windows(2).all(|pair| pair[1] - pair[0] == 1024),
-            "{taken:?}"
-        );
+        let mut arena = Arena { start: 0, bytes: 0, free: BTreeMap::from([(LARGE_PAGE, 8 * LARGE_PAGE)]) };
+        let taken: Vec<_> = (0..4).map(|_| arena.take(700, 512).expect("there is room")).collect();
+        assert!(taken.windows(2).all(|pair| pair[1] - pair[0] == 1024), "{taken:?}");
         let aligned = arena.take(LARGE_PAGE, LARGE_PAGE).expect("there is room");
         assert_eq!(aligned % LARGE_PAGE, 0);
         assert_eq!(arena.take(64 * LARGE_PAGE, 512), None);

@@ -82,11 +82,7 @@ pub(crate) struct Sim {
 impl Process {
     /// The process, once cuInit was called here.
     pub(crate) fn get() -> Option<&'static Self> {
-        if FORKED.load(Ordering::Relaxed) {
-            None
-        } else {
-            PROCESS.get()
-        }
+        if FORKED.load(Ordering::Relaxed) { None } else { PROCESS.get() }
     }
 
     /// cuInit.
@@ -122,11 +118,7 @@ impl Process {
     }
 
     /// Waits until `done` holds, or the context of the waiting has met an error.
-    pub(crate) fn wait_until(
-        &self,
-        sim: &mut MutexGuard<'_, Sim>,
-        mut done: impl FnMut(&Sim) -> bool,
-    ) {
+    pub(crate) fn wait_until(&self, sim: &mut MutexGuard<'_, Sim>, mut done: impl FnMut(&Sim) -> bool) {
         while !done(sim) {
             sim.waiting += 1;
             self.progress.wait(sim);
@@ -142,16 +134,8 @@ impl Process {
     /// Waits for everything submitted so far to the streams of `context`, or of all contexts.
     pub(crate) fn drain(&self, sim: &mut MutexGuard<'_, Sim>, context: Option<usize>) {
         let wanted = |stream: &Stream| context.is_none_or(|context| stream.context == context);
-        let pending = sim
-            .streams
-            .iter()
-            .filter(|(_, stream)| wanted(stream) && stream.is_pending());
-        let tickets: Vec<_> = pending
-            .map(|(id, stream)| Ticket {
-                stream: *id,
-                sequence: stream.submitted,
-            })
-            .collect();
+        let pending = sim.streams.iter().filter(|(_, stream)| wanted(stream) && stream.is_pending());
+        let tickets: Vec<_> = pending.map(|(id, stream)| Ticket { stream: *id, sequence: stream.submitted }).collect();
         for ticket in tickets {
             self.wait_for(sim, ticket);
         }
@@ -177,11 +161,7 @@ impl Process {
                 thread_pool::start(self).map_err(|_| Status::CUDA_ERROR_OUT_OF_MEMORY)?;
                 let _ = self.threads.set(());
             }
-            *slot = Some(
-                self.gpu
-                    .claim_slot()
-                    .ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?,
-            );
+            *slot = Some(self.gpu.claim_slot().ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?);
         }
         Ok(())
     }

@@ -22,12 +22,7 @@ impl Sim {
     /// The device's own pool.
     pub(crate) fn default_pool(&mut self) -> usize {
         let first = self.pools.first(|pool| pool.is_default);
-        first.unwrap_or_else(|| {
-            self.pools.insert(Pool {
-                is_default: true,
-                ..Pool::default()
-            })
-        })
+        first.unwrap_or_else(|| self.pools.insert(Pool { is_default: true, ..Pool::default() }))
     }
 
     /// The pool that cuMemAllocAsync takes from.
@@ -39,22 +34,11 @@ impl Sim {
     }
 
     /// Allocates from a pool.
-    pub(crate) fn allocate_pooled(
-        &mut self,
-        process: &Process,
-        bytes: usize,
-        handle: usize,
-    ) -> R<usize> {
+    pub(crate) fn allocate_pooled(&mut self, process: &Process, bytes: usize, handle: usize) -> R<usize> {
         let context = self.current_handle()?;
-        let pool = self
-            .pools
-            .get_mut(handle)
-            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        let pool = self.pools.get_mut(handle).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         let taken = rounded(bytes) as u64;
-        let grown = pool
-            .used_bytes
-            .saturating_add(taken)
-            .saturating_sub(pool.reserved_bytes);
+        let grown = pool.used_bytes.saturating_add(taken).saturating_sub(pool.reserved_bytes);
         if grown > 0 && !process.gpu.take_memory(process.slot(), grown) {
             return Err(Status::CUDA_ERROR_OUT_OF_MEMORY);
         }
@@ -62,24 +46,12 @@ impl Sim {
         pool.reserved_bytes += grown;
         pool.used_high_bytes = pool.used_high_bytes.max(pool.used_bytes);
         pool.reserved_high_bytes = pool.reserved_high_bytes.max(pool.reserved_bytes);
-        self.memory.add_device(
-            bytes,
-            context,
-            BlockKind::Pooled {
-                pool: handle,
-                leaving: false,
-            },
-        )
+        self.memory.add_device(bytes, context, BlockKind::Pooled { pool: handle, leaving: false })
     }
 
     /// Marks a block as freed by cuMemFreeAsync.
     pub(crate) fn leave_pool(&mut self, address: usize) -> R {
-        match self
-            .memory
-            .device
-            .get_mut(&address)
-            .map(|block| &mut block.kind)
-        {
+        match self.memory.device.get_mut(&address).map(|block| &mut block.kind) {
             Some(BlockKind::Pooled { leaving, .. }) if !*leaving => {
                 *leaving = true;
                 Ok(())
@@ -116,18 +88,13 @@ impl Sim {
             return;
         };
         let keep = pool.used_bytes.max(keep_bytes.min(pool.reserved_bytes));
-        process
-            .gpu
-            .return_memory(process.slot(), pool.reserved_bytes - keep);
+        process.gpu.return_memory(process.slot(), pool.reserved_bytes - keep);
         pool.reserved_bytes = keep;
     }
 
     /// cuMemPoolDestroy: gone once nothing of it is in use.
     pub(crate) fn destroy_pool(&mut self, process: &Process, handle: usize) -> R {
-        let pool = self
-            .pools
-            .get_mut(handle)
-            .filter(|pool| !pool.is_default && !pool.doomed);
+        let pool = self.pools.get_mut(handle).filter(|pool| !pool.is_default && !pool.doomed);
         let pool = pool.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         pool.doomed = true;
         if pool.used_bytes == 0 {

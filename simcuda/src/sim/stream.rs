@@ -85,10 +85,7 @@ impl Sim {
             (0 | 1, false) | (1, true) => Ok(self.current()?.legacy),
             (0, true) | (2, _) => self.per_thread_stream(),
             (handle, _) => {
-                let id = *self
-                    .stream_handles
-                    .get(handle)
-                    .ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
+                let id = *self.stream_handles.get(handle).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?;
                 let context = self.streams[&id].context;
                 self.healthy(context)?;
                 Ok(id)
@@ -103,11 +100,7 @@ impl Sim {
             return Ok(id);
         }
         let id = self.add_stream(Stream::new(context, StreamKind::PerThread, 0, 0));
-        self.contexts
-            .get_mut(context)
-            .ok_or(Status::CUDA_ERROR_INVALID_CONTEXT)?
-            .per_thread
-            .insert(thread, id);
+        self.contexts.get_mut(context).ok_or(Status::CUDA_ERROR_INVALID_CONTEXT)?.per_thread.insert(thread, id);
         Ok(id)
     }
 
@@ -126,21 +119,11 @@ impl Sim {
         self.add_default_stream_order(id, &mut after);
         let now = now_ns();
         let Some(stream) = self.streams.get_mut(&id) else {
-            return Ticket {
-                stream: id,
-                sequence: 0,
-            };
+            return Ticket { stream: id, sequence: 0 };
         };
         stream.submitted += 1;
-        let ticket = Ticket {
-            stream: id,
-            sequence: stream.submitted,
-        };
-        stream.queue.push_back(Entry {
-            work,
-            after,
-            enqueued_ns: now,
-        });
+        let ticket = Ticket { stream: id, sequence: stream.submitted };
+        stream.queue.push_back(Entry { work, after, enqueued_ns: now });
         if !stream.busy && stream.queue.len() == 1 {
             self.advance(id);
         }
@@ -156,24 +139,13 @@ impl Sim {
             return;
         };
         let mut wait_for = |other: StreamId| {
-            if let Some(stream) = self
-                .streams
-                .get(&other)
-                .filter(|stream| stream.is_pending())
-            {
-                after.push(Ticket {
-                    stream: other,
-                    sequence: stream.submitted,
-                });
+            if let Some(stream) = self.streams.get(&other).filter(|stream| stream.is_pending()) {
+                after.push(Ticket { stream: other, sequence: stream.submitted });
             }
         };
         if stream.kind == StreamKind::Legacy {
             let blocking = |id: &&StreamId| self.streams.get(id).is_some_and(Stream::is_blocking);
-            context
-                .streams
-                .iter()
-                .filter(blocking)
-                .for_each(|other| wait_for(*other));
+            context.streams.iter().filter(blocking).for_each(|other| wait_for(*other));
         } else if stream.is_blocking() {
             wait_for(context.legacy);
         }
@@ -181,9 +153,7 @@ impl Sim {
 
     /// True once everything up to `ticket` is done.
     pub(crate) fn is_done(&self, ticket: Ticket) -> bool {
-        self.streams
-            .get(&ticket.stream)
-            .is_none_or(|stream| stream.completed >= ticket.sequence)
+        self.streams.get(&ticket.stream).is_none_or(|stream| stream.completed >= ticket.sequence)
     }
 
     /// Moves a stream on as far as it goes without a worker, then the streams that waited for it.
@@ -228,12 +198,7 @@ impl Sim {
                 self.blocked.push(id);
                 break;
             }
-            if let Work::Wait {
-                address,
-                value,
-                wide,
-                flags,
-            } = entry.work
+            if let Work::Wait { address, value, wide, flags } = entry.work
                 && !super::memory_op::is_satisfied(address, value, wide, flags)
             {
                 self.poll(id);
@@ -244,11 +209,7 @@ impl Sim {
                 break;
             }
             let ready_ns = self.ready_ns(id);
-            let Some(entry) = self
-                .streams
-                .get_mut(&id)
-                .and_then(|stream| stream.queue.pop_front())
-            else {
+            let Some(entry) = self.streams.get_mut(&id).and_then(|stream| stream.queue.pop_front()) else {
                 break;
             };
             let end_ns = self.perform_inline(&entry.work, ready_ns);
@@ -280,14 +241,8 @@ impl Sim {
             return now_ns();
         };
         let now = now_ns();
-        let ends = entry
-            .after
-            .iter()
-            .filter_map(|ticket| self.streams.get(&ticket.stream));
-        let last = ends
-            .map(|other| other.last_end_ns.min(now))
-            .max()
-            .unwrap_or(0);
+        let ends = entry.after.iter().filter_map(|ticket| self.streams.get(&ticket.stream));
+        let last = ends.map(|other| other.last_end_ns.min(now)).max().unwrap_or(0);
         last.max(stream.last_end_ns).max(entry.enqueued_ns)
     }
 

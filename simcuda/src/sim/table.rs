@@ -13,11 +13,7 @@ const STEP: usize = 64;
 impl<T> Table<T> {
     /// A table whose handles start at `kind`'s range, so that one kind's handle is never another's.
     pub(crate) const fn new(kind: u8) -> Self {
-        Self {
-            base: 0x5c00_0000_0000 + ((kind as usize) << 32),
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
+        Self { base: 0x5c00_0000_0000 + ((kind as usize) << 32), slots: Vec::new(), free: Vec::new() }
     }
 
     pub(crate) fn insert(&mut self, value: T) -> usize {
@@ -62,18 +58,13 @@ impl<T> Table<T> {
 
     /// The first object for which `wanted` holds.
     pub(crate) fn first(&self, wanted: impl Fn(&T) -> bool) -> Option<usize> {
-        let index = self
-            .slots
-            .iter()
-            .position(|slot| slot.as_ref().is_some_and(&wanted))?;
+        let index = self.slots.iter().position(|slot| slot.as_ref().is_some_and(&wanted))?;
         Some(self.base + (index + 1) * STEP)
     }
 
     fn index(&self, handle: usize) -> Option<usize> {
         let offset = handle.checked_sub(self.base)?;
-        (offset % STEP == 0)
-            .then_some(offset / STEP)?
-            .checked_sub(1)
+        (offset % STEP == 0).then_some(offset / STEP)?.checked_sub(1)
     }
 }
 
@@ -85,14 +76,8 @@ mod tests {
     fn a_freed_handle_is_void_until_it_is_given_out_again() {
         let mut table = Table::new(1);
         let (first, second) = (table.insert('a'), table.insert('b'));
-        assert_eq!(
-            (table.get(first), table.get(second + 1), table.get(0)),
-            (Some(&'a'), None, None)
-        );
-        assert_eq!(
-            (table.remove(first), table.remove(first), table.get(first)),
-            (Some('a'), None, None)
-        );
+        assert_eq!((table.get(first), table.get(second + 1), table.get(0)), (Some(&'a'), None, None));
+        assert_eq!((table.remove(first), table.remove(first), table.get(first)), (Some('a'), None, None));
         assert_eq!(table.insert('c'), first);
     }
 }

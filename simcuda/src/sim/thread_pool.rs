@@ -18,9 +18,7 @@ const POLL: Duration = Duration::from_micros(100);
 pub(super) fn start(process: &'static Process) -> std::io::Result<()> {
     let before = block_signals();
     let started = WORKERS.iter().try_for_each(|&(worker, name)| {
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(256 << 10);
+        let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(256 << 10);
         thread.spawn(move || run(process, worker)).map(drop)
     });
     // SAFETY: restores the mask that block_signals saw.
@@ -96,20 +94,12 @@ impl Sim {
     pub(crate) fn perform_inline(&mut self, work: &Work, ready_ns: u64) -> u64 {
         match *work {
             Work::Record { ref event, serial } => {
-                let cost_ns = if event.is_timed() {
-                    self.event_cost_ns()
-                } else {
-                    0
-                };
+                let cost_ns = if event.is_timed() { self.event_cost_ns() } else { 0 };
                 event.complete(serial, ready_ns + cost_ns);
                 self.wake_waiting();
                 return ready_ns + cost_ns;
             }
-            Work::Write {
-                address,
-                value,
-                wide,
-            } => memory_op::write(address, value, wide),
+            Work::Write { address, value, wide } => memory_op::write(address, value, wide),
             Work::Release { address } => self.release_pooled(address),
             _ => {}
         }
@@ -117,8 +107,6 @@ impl Sim {
     }
 
     fn event_cost_ns(&self) -> u64 {
-        super::PROCESS.get().map_or(0, |process| {
-            process.settings.costs.take(process.settings.costs.event_ns)
-        })
+        super::PROCESS.get().map_or(0, |process| process.settings.costs.take(process.settings.costs.event_ns))
     }
 }

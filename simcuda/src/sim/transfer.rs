@@ -27,20 +27,8 @@ pub(crate) struct Request {
 impl Request {
     /// `bytes` in a row.
     pub(crate) fn linear(to: usize, from: usize, bytes: usize) -> Self {
-        let place = |address| Place {
-            address,
-            pitch: bytes,
-            slice: bytes,
-        };
-        Self {
-            to: place(to),
-            from: place(from),
-            to_device: None,
-            from_device: None,
-            width: bytes,
-            height: 1,
-            depth: 1,
-        }
+        let place = |address| Place { address, pitch: bytes, slice: bytes };
+        Self { to: place(to), from: place(from), to_device: None, from_device: None, width: bytes, height: 1, depth: 1 }
     }
 
     /// Says which side is device memory, as the name of the call does.
@@ -74,16 +62,9 @@ impl Sim {
             let side = self.memory.side(place.address, request.extent(place))?;
             // An address given as the device's may be page-locked host memory, which the device sees too.
             let wrong = device == Some(true) && side == Side::Pageable;
-            if wrong {
-                Err(Status::CUDA_ERROR_INVALID_VALUE)
-            } else {
-                Ok(side)
-            }
+            if wrong { Err(Status::CUDA_ERROR_INVALID_VALUE) } else { Ok(side) }
         };
-        let (from, to) = (
-            side(request.from, request.from_device)?,
-            side(request.to, request.to_device)?,
-        );
+        let (from, to) = (side(request.from, request.from_device)?, side(request.to, request.to_device)?);
         let direction = match (from == Side::Device, to == Side::Device) {
             (false, true) => Direction::HostToDevice,
             (true, false) => Direction::DeviceToHost,
@@ -105,13 +86,7 @@ impl Sim {
 
 impl Process {
     /// Carries out a copy call on a stream.
-    pub(crate) fn copy(
-        &self,
-        handle: usize,
-        per_thread: bool,
-        request: &Request,
-        returns: Returns,
-    ) -> R {
+    pub(crate) fn copy(&self, handle: usize, per_thread: bool, request: &Request, returns: Returns) -> R {
         let mut sim = self.sim();
         let id = sim.stream_id(handle, per_thread)?;
         let synchronous = returns == Returns::Synchronous;
@@ -120,10 +95,7 @@ impl Process {
             return Ok(());
         }
         let mut copy = sim.plan(request)?;
-        let capturing = sim
-            .streams
-            .get(&id)
-            .is_some_and(|stream| stream.capture.is_some());
+        let capturing = sim.streams.get(&id).is_some_and(|stream| stream.capture.is_some());
         let to_device = copy.direction == Direction::HostToDevice && copy.pageable;
         let waits = match copy.direction {
             Direction::DeviceToDevice => false,
@@ -162,8 +134,7 @@ impl Process {
         let mut sim = self.sim();
         let id = sim.stream_id(handle, per_thread)?;
         sim.check_legacy_use(id)?;
-        let aligned = fill.address.is_multiple_of(fill.element_bytes)
-            && fill.pitch.is_multiple_of(fill.element_bytes);
+        let aligned = fill.address.is_multiple_of(fill.element_bytes) && fill.pitch.is_multiple_of(fill.element_bytes);
         if fill.extent() == 0 {
             return Ok(());
         }
@@ -172,27 +143,17 @@ impl Process {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
         let ticket = self.submit(&mut sim, id, Work::Fill(fill))?;
-        if let Some(ticket) =
-            ticket.filter(|_| side == Side::Pinned && returns == Returns::Synchronous)
-        {
+        if let Some(ticket) = ticket.filter(|_| side == Side::Pinned && returns == Returns::Synchronous) {
             self.wait_for(&mut sim, ticket);
         }
         Ok(())
     }
 
     /// Issues work, waiting first while the stream's queue is full, as the driver's launches do.
-    pub(crate) fn submit(
-        &self,
-        sim: &mut MutexGuard<'_, Sim>,
-        id: StreamId,
-        work: Work,
-    ) -> R<Option<super::Ticket>> {
+    pub(crate) fn submit(&self, sim: &mut MutexGuard<'_, Sim>, id: StreamId, work: Work) -> R<Option<super::Ticket>> {
         let depth = self.settings.queue_depth as u64;
-        let is_full = |sim: &Sim| {
-            sim.streams
-                .get(&id)
-                .is_some_and(|stream| stream.submitted - stream.completed >= depth)
-        };
+        let is_full =
+            |sim: &Sim| sim.streams.get(&id).is_some_and(|stream| stream.submitted - stream.completed >= depth);
         if is_full(sim) {
             self.wait_until(sim, |sim| !is_full(sim));
         }

@@ -20,34 +20,22 @@ pub(crate) struct Chunk {
 impl Chunk {
     /// Maps the chunk a second time, at reserved addresses of the arena where no block lies.
     fn alias(&self, address: usize) -> R {
-        let (own, there) = (
-            self.address as *mut libc::c_void,
-            address as *mut libc::c_void,
-        );
+        let (own, there) = (self.address as *mut libc::c_void, address as *mut libc::c_void);
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         // SAFETY: mremap(2) with an old size of 0 makes a second mapping of a shared one; what it replaces is a part of
         // our own arena that the caller found reserved and free.
         let mapped = unsafe { libc::mremap(own, 0, self.bytes, flags, there) };
-        if mapped == libc::MAP_FAILED {
-            Err(Status::CUDA_ERROR_OUT_OF_MEMORY)
-        } else {
-            Ok(())
-        }
+        if mapped == libc::MAP_FAILED { Err(Status::CUDA_ERROR_OUT_OF_MEMORY) } else { Ok(()) }
     }
 }
 
 impl Sim {
     /// cuMemAddressReserve.
     pub(crate) fn reserve_addresses(&mut self, bytes: usize, alignment: usize) -> R<usize> {
-        if bytes == 0
-            || !bytes.is_multiple_of(GRANULARITY)
-            || !(alignment == 0 || alignment.is_power_of_two())
-        {
+        if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) || !(alignment == 0 || alignment.is_power_of_two()) {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
-        let address = self
-            .memory
-            .take_addresses(bytes, alignment.max(GRANULARITY))?;
+        let address = self.memory.take_addresses(bytes, alignment.max(GRANULARITY))?;
         self.memory.reservations.insert(address, bytes);
         Ok(address)
     }
@@ -55,10 +43,7 @@ impl Sim {
     /// cuMemAddressFree; nothing may be mapped there.
     pub(crate) fn free_addresses(&mut self, address: usize, bytes: usize) -> R {
         let known = self.memory.reservations.get(&address) == Some(&bytes);
-        let mut mapped = self
-            .memory
-            .device
-            .range(address..address.saturating_add(bytes));
+        let mut mapped = self.memory.device.range(address..address.saturating_add(bytes));
         if !known || mapped.next().is_some() {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
@@ -78,42 +63,20 @@ impl Sim {
         }
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                -1,
-                0,
-            )
-        };
+        let address =
+            unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if address == libc::MAP_FAILED {
             process.gpu.return_memory(process.slot(), bytes as u64);
             return Err(Status::CUDA_ERROR_OUT_OF_MEMORY);
         }
-        Ok(self.memory.chunks.insert(Chunk {
-            address: address as usize,
-            bytes,
-            users: 1,
-            released: false,
-        }))
+        Ok(self.memory.chunks.insert(Chunk { address: address as usize, bytes, users: 1, released: false }))
     }
 
     /// cuMemRelease: the memory lives on while it is mapped.
     pub(crate) fn release_chunk(&mut self, process: &Process, handle: usize) -> R {
-        let chunk = self
-            .memory
-            .chunks
-            .get_mut(handle)
-            .filter(|chunk| !chunk.released);
+        let chunk = self.memory.chunks.get_mut(handle).filter(|chunk| !chunk.released);
         let chunk = chunk.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
-        let mappings = self
-            .memory
-            .device
-            .values()
-            .filter(|block| block.maps(handle))
-            .count();
+        let mappings = self.memory.device.values().filter(|block| block.maps(handle)).count();
         chunk.released = chunk.users - mappings == 1;
         self.drop_chunk_user(process, handle);
         Ok(())
@@ -127,21 +90,13 @@ impl Sim {
         if chunk.users == 0 {
             // SAFETY: the chunk's own mapping; cuMemUnmap removed all others.
             unsafe { libc::munmap(chunk.address as *mut libc::c_void, chunk.bytes) };
-            process
-                .gpu
-                .return_memory(process.slot(), chunk.bytes as u64);
+            process.gpu.return_memory(process.slot(), chunk.bytes as u64);
             self.memory.chunks.remove(handle);
         }
     }
 
     /// cuMemMap. As the driver's, a mapping covers a whole allocation.
-    pub(crate) fn map_chunk(
-        &mut self,
-        address: usize,
-        bytes: usize,
-        offset: usize,
-        handle: usize,
-    ) -> R {
+    pub(crate) fn map_chunk(&mut self, address: usize, bytes: usize, offset: usize, handle: usize) -> R {
         let blocks = &self.memory.device;
         let before = blocks.range(..address.saturating_add(bytes)).next_back();
         let free = before.is_none_or(|(start, block)| start + block.bytes <= address);
@@ -151,10 +106,7 @@ impl Sim {
         let chunk = chunk.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         chunk.alias(address)?;
         chunk.users += 1;
-        let kind = BlockKind::Mapped {
-            chunk: handle,
-            accessible: false,
-        };
+        let kind = BlockKind::Mapped { chunk: handle, accessible: false };
         let block = DeviceBlock::new(bytes, 0, kind, self.memory.buffer_id());
         self.memory.device.insert(address, block);
         Ok(())
@@ -171,18 +123,10 @@ impl Sim {
             let Some(block) = self.memory.device.remove(&start) else {
                 continue;
             };
-            let flags =
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
             // SAFETY: turns the mapping back into a part of the arena as it was before.
             unsafe {
-                libc::mmap(
-                    start as *mut libc::c_void,
-                    block.bytes,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    flags,
-                    -1,
-                    0,
-                )
+                libc::mmap(start as *mut libc::c_void, block.bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
             };
             if let BlockKind::Mapped { chunk, .. } = block.kind {
                 self.drop_chunk_user(process, chunk);
@@ -194,11 +138,8 @@ impl Sim {
     /// cuMemSetAccess.
     pub(crate) fn set_access(&mut self, address: usize, bytes: usize, access: bool) -> R {
         for start in self.mappings_in(address, bytes)? {
-            if let Some(BlockKind::Mapped { accessible, .. }) = self
-                .memory
-                .device
-                .get_mut(&start)
-                .map(|block| &mut block.kind)
+            if let Some(BlockKind::Mapped { accessible, .. }) =
+                self.memory.device.get_mut(&start).map(|block| &mut block.kind)
             {
                 *accessible = access;
             }
@@ -208,43 +149,23 @@ impl Sim {
 
     /// cuMemRetainAllocationHandle: the allocation mapped at `address`.
     pub(crate) fn retain_chunk(&mut self, address: usize) -> R<usize> {
-        let kind = self
-            .memory
-            .device_block(address)
-            .map(|(_, block)| block.kind);
+        let kind = self.memory.device_block(address).map(|(_, block)| block.kind);
         let Some(BlockKind::Mapped { chunk: handle, .. }) = kind else {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         };
-        let chunk = self
-            .memory
-            .chunks
-            .get_mut(handle)
-            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        let chunk = self.memory.chunks.get_mut(handle).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         chunk.users += 1;
         chunk.released = false;
         Ok(handle)
     }
 
     fn mappings_in(&self, address: usize, bytes: usize) -> R<Vec<usize>> {
-        let end = address
-            .checked_add(bytes)
-            .ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
-        let starts: Vec<_> = self
-            .memory
-            .device
-            .range(address..end)
-            .map(|(start, _)| *start)
-            .collect();
+        let end = address.checked_add(bytes).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        let starts: Vec<_> = self.memory.device.range(address..end).map(|(start, _)| *start).collect();
         let whole = starts.iter().map(|start| &self.memory.device[start]);
-        let covered: usize = whole
-            .filter(|block| matches!(block.kind, BlockKind::Mapped { .. }))
-            .map(|b| b.bytes)
-            .sum();
-        if bytes == 0 || covered != bytes {
-            Err(Status::CUDA_ERROR_INVALID_VALUE)
-        } else {
-            Ok(starts)
-        }
+        let covered: usize =
+            whole.filter(|block| matches!(block.kind, BlockKind::Mapped { .. })).map(|b| b.bytes).sum();
+        if bytes == 0 || covered != bytes { Err(Status::CUDA_ERROR_INVALID_VALUE) } else { Ok(starts) }
     }
 }
 

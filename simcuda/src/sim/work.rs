@@ -61,11 +61,7 @@ impl Work {
                 Direction::DeviceToDevice => Worker::Compute,
             }),
             Self::Host(_) => Some(Worker::Host),
-            Self::Record { .. }
-            | Self::Write { .. }
-            | Self::Wait { .. }
-            | Self::Release { .. }
-            | Self::Marker => None,
+            Self::Record { .. } | Self::Write { .. } | Self::Wait { .. } | Self::Release { .. } | Self::Marker => None,
         }
     }
 }
@@ -130,9 +126,7 @@ impl Copy {
         let mut bytes = Vec::with_capacity(self.bytes());
         for (_, from) in self.rows() {
             // SAFETY: the caller vouches for every row of the source.
-            bytes.extend_from_slice(unsafe {
-                std::slice::from_raw_parts(from as *const u8, self.width)
-            });
+            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(from as *const u8, self.width) });
         }
         self.staged = Some(bytes.into());
         self
@@ -150,9 +144,7 @@ impl Copy {
             return;
         }
         for (row, (to, from)) in self.rows().enumerate() {
-            let from = self.staged.as_ref().map_or(from as *const u8, |bytes| {
-                bytes[row * self.width..].as_ptr()
-            });
+            let from = self.staged.as_ref().map_or(from as *const u8, |bytes| bytes[row * self.width..].as_ptr());
             // SAFETY: the device side was checked against the allocations when the copy was called; the host side is
             // the program's promise, as with any driver.
             unsafe { std::ptr::copy(from, to as *mut u8, self.width) };
@@ -210,13 +202,10 @@ impl Fill {
         for row in 0..self.height {
             let start = (self.address + row * self.pitch) as *mut u8;
             // SAFETY: the range was checked against the allocations when the fill was called.
-            let bytes =
-                unsafe { std::slice::from_raw_parts_mut(start, self.width * self.element_bytes) };
+            let bytes = unsafe { std::slice::from_raw_parts_mut(start, self.width * self.element_bytes) };
             match self.element_bytes {
                 1 => bytes.fill(value[0]),
-                size => bytes
-                    .chunks_exact_mut(size)
-                    .for_each(|element| element.copy_from_slice(&value[..size])),
+                size => bytes.chunks_exact_mut(size).for_each(|element| element.copy_from_slice(&value[..size])),
             }
         }
     }
@@ -225,33 +214,19 @@ impl Fill {
 /// A function of the program's, called in stream order.
 #[derive(Clone, Copy)]
 pub(crate) enum HostCall {
-    Function {
-        function: CUhostFn,
-        data: usize,
-    },
-    Callback {
-        function: CUstreamCallback,
-        stream: usize,
-        data: usize,
-    },
+    Function { function: CUhostFn, data: usize },
+    Callback { function: CUstreamCallback, stream: usize, data: usize },
 }
 
 impl HostCall {
     fn perform(self) {
         let _inside = super::thread::enter_host_function();
         match self {
-            Self::Function {
-                function: Some(function),
-                data,
-            } => {
+            Self::Function { function: Some(function), data } => {
                 // SAFETY: the program handed over the pair to be called once.
                 unsafe { function(data as *mut c_void) }
             }
-            Self::Callback {
-                function: Some(function),
-                stream,
-                data,
-            } => {
+            Self::Callback { function: Some(function), stream, data } => {
                 let success = cudarc::driver::sys::CUresult::CUDA_SUCCESS;
                 // SAFETY: as above.
                 unsafe { function(stream as CUstream, success, data as *mut c_void) }
@@ -276,10 +251,7 @@ pub(crate) fn perform(work: &Work, ready_ns: u64, process: &super::Process) -> u
         Work::Fill(fill) => {
             fill.perform();
             let bytes = (fill.width * fill.height * fill.element_bytes) as u64;
-            (
-                Engine::Compute,
-                costs.take(costs.kernel_ns + costs.device_memory.at(bytes)),
-            )
+            (Engine::Compute, costs.take(costs.kernel_ns + costs.device_memory.at(bytes)))
         }
         Work::Copy(copy) => {
             copy.perform();
@@ -297,7 +269,5 @@ pub(crate) fn perform(work: &Work, ready_ns: u64, process: &super::Process) -> u
     };
     // The host's own work may take longer than the stated cost; then that is what it took.
     let duration_ns = cost_ns.max(now_ns() - started_ns);
-    process
-        .gpu
-        .run(engine, process.slot(), ready_ns, duration_ns, costs)
+    process.gpu.run(engine, process.slot(), ready_ns, duration_ns, costs)
 }

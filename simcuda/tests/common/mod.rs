@@ -42,10 +42,7 @@ pub(crate) fn wait_for_line(child: &mut Child, text: &str) -> String {
     let mut reader = BufReader::with_capacity(1, stdout);
     loop {
         let mut line = String::new();
-        assert!(
-            reader.read_line(&mut line).expect("readable") > 0,
-            "the child ended without saying {text}"
-        );
+        assert!(reader.read_line(&mut line).expect("readable") > 0, "the child ended without saying {text}");
         if line.contains(text) {
             return line.trim().to_owned();
         }
@@ -79,12 +76,7 @@ impl Driver {
     /// A function by name.
     pub(crate) fn get<T: Copy>(&self, name: &str) -> T {
         // SAFETY: the caller's type is the function's.
-        unsafe {
-            *self
-                .0
-                .get::<T>(name.as_bytes())
-                .expect("the function is exported")
-        }
+        unsafe { *self.0.get::<T>(name.as_bytes()).expect("the function is exported") }
     }
 
     /// Loads the library and makes the primary context current.
@@ -92,10 +84,7 @@ impl Driver {
         let driver = Self::load();
         assert_eq!(call!(driver, cuInit(0 => c_uint)), 0);
         let mut context: *mut c_void = std::ptr::null_mut();
-        assert_eq!(
-            call!(driver, cuDevicePrimaryCtxRetain(&raw mut context => *mut *mut c_void, 0 => c_int)),
-            0
-        );
+        assert_eq!(call!(driver, cuDevicePrimaryCtxRetain(&raw mut context => *mut *mut c_void, 0 => c_int)), 0);
         assert_eq!(call!(driver, cuCtxSetCurrent(context => *mut c_void)), 0);
         driver
     }
@@ -103,9 +92,9 @@ impl Driver {
     /// A kernel of the simulator.
     pub(crate) fn kernel(&self, name: &std::ffi::CStr) -> *mut c_void {
         let image = c"simcuda image 1\nspin\nvector_add\nsaxpy\nreduce_sum\n";
-        let (mut module, mut function): (*mut c_void, *mut c_void) =
-            (std::ptr::null_mut(), std::ptr::null_mut());
-        let loaded = call!(self, cuModuleLoadData(&raw mut module => *mut *mut c_void, image.as_ptr() => *const c_char));
+        let (mut module, mut function): (*mut c_void, *mut c_void) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let loaded =
+            call!(self, cuModuleLoadData(&raw mut module => *mut *mut c_void, image.as_ptr() => *const c_char));
         assert_eq!(loaded, 0);
         let found = call!(self, cuModuleGetFunction(
             &raw mut function => *mut *mut c_void, module => *mut c_void, name.as_ptr() => *const c_char));
@@ -114,12 +103,7 @@ impl Driver {
     }
 
     /// Launches `kernel` on the default stream with one block of `threads`.
-    pub(crate) fn launch(
-        &self,
-        kernel: *mut c_void,
-        threads: u32,
-        parameters: &mut [*mut c_void],
-    ) -> u32 {
+    pub(crate) fn launch(&self, kernel: *mut c_void, threads: u32, parameters: &mut [*mut c_void]) -> u32 {
         type Launch = unsafe extern "C" fn(
             *mut c_void,
             u32,
@@ -136,21 +120,7 @@ impl Driver {
         let launch: Launch = self.get("cuLaunchKernel");
         let null = std::ptr::null_mut::<*mut c_void>();
         // SAFETY: the parameters fit the kernel, as its test says.
-        unsafe {
-            launch(
-                kernel,
-                1,
-                1,
-                1,
-                threads,
-                1,
-                1,
-                0,
-                null.cast(),
-                parameters.as_mut_ptr(),
-                null,
-            )
-        }
+        unsafe { launch(kernel, 1, 1, 1, threads, 1, 1, 0, null.cast(), parameters.as_mut_ptr(), null) }
     }
 
     /// Launches a spin of `duration_ns`.
@@ -175,10 +145,7 @@ impl Driver {
     /// Free device memory, in bytes.
     pub(crate) fn free_bytes(&self) -> usize {
         let (mut free, mut total) = (0usize, 0usize);
-        assert_eq!(
-            call!(self, cuMemGetInfo_v2(&raw mut free => *mut usize, &raw mut total => *mut usize)),
-            0
-        );
+        assert_eq!(call!(self, cuMemGetInfo_v2(&raw mut free => *mut usize, &raw mut total => *mut usize)), 0);
         free
     }
 }
