@@ -57,7 +57,7 @@ pub const ALL: &[Variable] = &[
     Variable {
         name: "AISHIM_LOG",
         values: Values::Words(&["off", "error", "warn", "info", "debug"]),
-        default: "off",
+        default: "error",
         text: "What the library writes to stderr.",
     },
     Variable {
