@@ -16,6 +16,7 @@ pub(crate) struct Status(pub(crate) u32);
 impl Status {
     pub(crate) const SUCCESS: Self = Self(0);
     pub(crate) const INVALID_VALUE: Self = Self(1);
+    pub(crate) const INVALID_HANDLE: Self = Self(400);
     pub(crate) const NOT_READY: Self = Self(600);
     pub(crate) const NOT_SUPPORTED: Self = Self(801);
 

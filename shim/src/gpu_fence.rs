@@ -6,8 +6,9 @@
 //! addressing makes a block usable from every context, so all contexts are covered. A stream that is destroyed leaves
 //! an event behind for the work it still had.
 //!
-//! While a capture is open no mark is made; the blocks wait. Should there be streams we have no record of, no mark is
-//! made either, and freed blocks stay aside until the context ends: never wrong, only wasteful.
+//! While a capture is open no mark is made; the blocks wait. A stream that is destroyed meanwhile, or on which no event
+//! can be recorded, is *lost*: its work may still run, and no mark is made until the program has synchronised its
+//! context. Should there be streams we have no record of, no mark is made either: never wrong, only wasteful.
 
 use crate::cuda::{STREAM_LEGACY, Status, sys};
 use crate::driver;
@@ -33,11 +34,21 @@ struct Fences {
     open: Vec<(Mark, Vec<Arc<Signal>>)>,
     /// Events left by destroyed streams.
     left: Vec<Arc<Signal>>,
+    /// Contexts of streams that were lost with work perhaps still on them, numbered as they came.
+    lost: Vec<(u64, usize)>,
+    next_lost: u64,
     /// Events that may be used again.
     spare: Vec<Signal>,
 }
 
-static FENCES: Mutex<Fences> = Mutex::new(Fences { next: 1, open: Vec::new(), left: Vec::new(), spare: Vec::new() });
+static FENCES: Mutex<Fences> = Mutex::new(Fences {
+    next: 1,
+    open: Vec::new(),
+    left: Vec::new(),
+    lost: Vec::new(),
+    next_lost: 0,
+    spare: Vec::new(),
+});
 
 /// Marks that nobody asks about any more are dropped beyond this many.
 const OPEN_MAX: usize = 8;
@@ -51,26 +62,36 @@ impl WorkFence for StreamFence {
         if streams::some_unknown() {
             return None;
         }
-        FENCES.lock().mark()
+        // Never waits for another thread, which may wait for the GPU in the driver.
+        FENCES.try_lock()?.mark()
     }
 
     fn passed(&self, mark: Mark) -> bool {
         let Some(_section) = Section::enter() else {
             return false;
         };
-        FENCES.lock().passed(mark)
+        FENCES.try_lock().is_some_and(|mut fences| fences.passed(mark))
     }
 }
 
 impl Fences {
     fn mark(&mut self) -> Option<Mark> {
-        self.left.retain(|s| !is_done(s));
+        if !self.lost.is_empty() {
+            return None;
+        }
+        let (done, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.left).into_iter().partition(is_done);
+        self.left = left;
+        self.recycle(done);
         let mut signals = self.left.clone();
         let legacy = streams::find(STREAM_LEGACY).is_some() || streams::per_thread_used();
         let defaults = context::all().into_iter().filter(|_| legacy).map(|c| (STREAM_LEGACY, c));
-        let all: Vec<(usize, usize)> = streams::created_streams().chain(defaults).collect();
+        let all: Vec<(usize, usize)> = streams::with_handles().chain(defaults).collect();
         for (stream, context) in all {
-            signals.push(Arc::new(self.signal(stream, context)?));
+            let Some(signal) = self.signal(stream, context) else {
+                self.recycle(signals);
+                return None;
+            };
+            signals.push(Arc::new(signal));
         }
         let mark = self.next;
         self.next += 1;
@@ -97,6 +118,11 @@ impl Fences {
             let _ = driver::pop_context(&raw mut popped);
         }
         signal
+    }
+
+    fn lose(&mut self, context: usize) {
+        self.lost.push((self.next_lost, context));
+        self.next_lost += 1;
     }
 
     fn event(&mut self, context: usize) -> Option<Signal> {
@@ -133,19 +159,31 @@ fn is_done(signal: &Arc<Signal>) -> bool {
     driver::event_query(signal.event as sys::CUevent) == Status::SUCCESS
 }
 
-/// A stream is about to be destroyed with work perhaps still on it.
-pub(crate) fn stream_ends(stream: usize) {
-    let Some(_section) = Section::enter() else {
-        return;
-    };
-    if driver::stream_query(stream as sys::CUstream) != Status::NOT_READY {
-        return;
-    }
-    let mut context = std::ptr::null_mut();
-    let known = driver::stream_context(stream as sys::CUstream, &raw mut context).is_ok();
+/// A stream is about to be destroyed with work perhaps still on it; `forget` takes it out of the record. Both under the
+/// lock under which marks are made, so that none is made on a stream that has gone.
+pub(crate) fn stream_ends(stream: usize, forget: impl FnOnce()) {
+    let context = streams::context_of(stream);
+    let section = Section::enter();
     let mut fences = FENCES.lock();
-    if let Some(signal) = fences.signal(stream, if known { context as usize } else { 0 }) {
-        fences.left.push(Arc::new(signal));
+    let is_done = section.is_some() && driver::stream_query(stream as sys::CUstream) == Status::SUCCESS;
+    if !is_done {
+        match section.as_ref().and_then(|_| fences.signal(stream, context)) {
+            Some(signal) => fences.left.push(Arc::new(signal)),
+            None => fences.lose(context),
+        }
+    }
+    forget();
+}
+
+/// How many streams had been lost by now.
+pub(crate) fn lost_before() -> u64 {
+    FENCES.try_lock().map_or(0, |fences| fences.next_lost)
+}
+
+/// The program has waited for a context: the streams of it that had been lost before have nothing left to do.
+pub(crate) fn context_done(context: usize, lost_before: u64) {
+    if let Some(mut fences) = FENCES.try_lock() {
+        fences.lost.retain(|(number, lost)| *lost != context || *number >= lost_before);
     }
 }
 
@@ -156,5 +194,6 @@ pub(crate) fn forget_context(context: usize) {
         signals.retain(|s| s.context != context);
     }
     fences.left.retain(|s| s.context != context);
+    fences.lost.retain(|(_, lost)| *lost != context);
     fences.spare.retain(|s| s.context != context);
 }

@@ -38,6 +38,7 @@ static CONSTRUCTOR: extern "C" fn() = {
     extern "C" fn loaded() {
         crate::dlsym::resolve();
         log::remember_stderr();
+        thread::prepare();
         // A panic that the fence catches is told by `panicked`, in our words and where they may go.
         std::panic::set_hook(Box::new(|_| {}));
         // Now and not with the first context: a child forked while that is being made finds our locks taken.
@@ -83,7 +84,6 @@ fn activate() {
     pinned::configure(config.pool_bytes);
     // SAFETY: a function that stays where it is: the library is linked with -z nodelete.
     unsafe { libc::atexit(exiting) };
-    thread::prepare();
     mode::clear(mode::INACTIVE);
 }
 
@@ -177,6 +177,7 @@ extern "C" fn forked() {
 extern "C" fn exiting() {
     mode::set(mode::EXITING);
     segment::ended(clock::unix_ns());
+    pinned::process_ends();
 }
 
 /// Starts a thread of ours: all signals blocked but the faults, so that the program's handlers run on its own threads.

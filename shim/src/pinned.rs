@@ -141,6 +141,10 @@ fn make(context: usize) -> Option<&'static Home> {
     let config = PoolConfig::with_capacity(CAPACITY.load(Relaxed)).ok()?;
     let pool = Pool::new(&config, Box::new(Driver), Box::new(StreamFence));
     if let Err(code) = pool.grow() {
+        // A capture that began meanwhile (900 to 908) is no reason to give up.
+        if (900..=908).contains(&code) {
+            return None;
+        }
         // The driver has no such memory to give; it will say so to the program itself.
         CAPACITY.store(0, Relaxed);
         crate::log::once(format_args!(
@@ -159,9 +163,7 @@ fn grow_in_background(home: &'static Home) {
         return;
     }
     let started = crate::life::spawn("aishim-pool", move || {
-        if driver::set_current_context(home.context as _).is_ok() {
-            while grow_once(home) {}
-        }
+        while grow_once(home) {}
         BACKGROUND.store(false, Release);
     });
     if !started {
@@ -180,6 +182,10 @@ fn grow_once(home: &'static Home) -> bool {
     let Some(_section) = Section::enter() else {
         return false;
     };
+    // Only now, with the lock held: a context that ends waits for it, so this one is still there.
+    if !driver::set_current_context(home.context as _).is_ok() {
+        return false;
+    }
     let _relaxed = RelaxedThread::begin();
     let outcome = home.pool.grow();
     publish(&home.pool);
@@ -218,6 +224,16 @@ pub(crate) fn forget_context(context: usize) {
         for gauge in [Statistic::PoolReserved, Statistic::PoolAllocated, Statistic::PoolQuarantined] {
             segment::set(gauge, 0);
         }
+    }
+}
+
+/// The process ends: the driver is about to be torn down, and a slab that is being reserved has to be there first.
+/// Bounded, since nothing of ours may keep a process from ending.
+pub(crate) fn process_ends() {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+    let begun = std::time::Instant::now();
+    while BACKGROUND.load(Acquire) && begun.elapsed() < PATIENCE {
+        std::thread::sleep(std::time::Duration::from_micros(200));
     }
 }
 

@@ -82,8 +82,8 @@ macro_rules! with_hooks {
             HostMemory cuMemHostGetFlags: fn(pFlags: *mut u32, p: *mut c_void) => host_memory::flags(pFlags, p);
 
             // --- synchronisation --------------------------------------------------------------------------------
-            Synchronise cuCtxSynchronize: fn() => synchronise::context();
-            Synchronise cuCtxSynchronize_v2: fn(ctx: CUcontext) => synchronise::context();
+            Synchronise cuCtxSynchronize: fn() => synchronise::context(null_mut());
+            Synchronise cuCtxSynchronize_v2: fn(ctx: CUcontext) => synchronise::context(ctx);
             Synchronise cuStreamSynchronize, cuStreamSynchronize_ptsz: fn(hStream: CUstream) => synchronise::stream(hStream);
             Synchronise cuStreamQuery, cuStreamQuery_ptsz: fn(hStream: CUstream) => synchronise::query(hStream);
             Synchronise cuEventSynchronize: fn(hEvent: CUevent) => synchronise::event();
@@ -118,6 +118,8 @@ macro_rules! with_hooks {
             // CUDA 12.9, gone from the 13.0 header and still exported by its driver.
             #[unchecked] Management cuCtxCreate_v2: fn(pctx: *mut CUcontext, flags: u32, dev: CUdevice) => context::created(pctx, dev);
             #[unchecked] Management cuCtxCreate_v3: fn(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: i32, flags: u32, dev: CUdevice) => context::created(pctx, dev);
+            Management cuGreenCtxCreate: fn(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: u32) => context::green_created(dev);
+            Management cuCtxFromGreenCtx: fn(pContext: *mut CUcontext, hCtx: CUgreenCtx) => context::from_green(pContext);
             Management cuCtxDestroy_v2: fn(ctx: CUcontext) => context::destroy(ctx);
 
             // --- lookups ----------------------------------------------------------------------------------------

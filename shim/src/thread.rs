@@ -5,6 +5,7 @@
 //! every launch. A preloaded library's thread-locals are part of every thread's static block, so the model is right.
 
 use crate::clock;
+use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::hot::HOT;
 use crate::sampling::Sampler;
@@ -154,6 +155,7 @@ fn claim_shard() -> (&'static Shard, bool) {
 unsafe fn release(thread: *mut Thread) {
     // SAFETY: the caller's promise.
     let thread = unsafe { Box::from_raw(thread) };
+    streams::thread_ends(&raw const *thread);
     if thread.exclusive {
         // Release: pairs with the claim above.
         thread.shard.owner_tid.store(0, Release);
@@ -232,6 +234,7 @@ pub(crate) fn count(hook: Hook) {
 
 /// In a forked child: the forking thread's counts belong to the parent.
 pub(crate) fn forget() {
+    at_exit::tell(std::ptr::null_mut());
     set_current(std::ptr::null_mut());
 }
 

@@ -85,11 +85,11 @@ pub(crate) unsafe fn begin(hook: Hook, call: impl FnOnce() -> Status, stream: sy
     if !mode::may_call_driver() {
         return forward(hook, call);
     }
-    fenced(opened);
+    fenced(keep_out);
     let status = forward(hook, call);
     fenced(|| {
         if !status.is_ok() {
-            return closed();
+            return let_in();
         }
         segment::add(Statistic::Captures, 1);
         // A stream beyond our table, whose end we could not recognise: taken to be open for good, which costs samples
@@ -117,11 +117,12 @@ const STILL_CAPTURING: &[u32] = &[908];
 pub(crate) fn stream_ends(key: usize) {
     let was_capturing = streams::find(key).is_some_and(|slot| slot.capturing.swap(false, Relaxed));
     if was_capturing {
-        closed();
+        let_in();
     }
 }
 
-fn opened() {
+/// Keeps code of ours out of the driver, and waits, for a moment, for what is in it.
+pub(crate) fn keep_out() {
     let mut open = OPEN.lock();
     *open += 1;
     mode::set(mode::CAPTURING);
@@ -134,7 +135,8 @@ fn opened() {
     }
 }
 
-fn closed() {
+/// Undoes one [`keep_out`].
+pub(crate) fn let_in() {
     let mut open = OPEN.lock();
     *open = open.saturating_sub(1);
     if *open == 0 {

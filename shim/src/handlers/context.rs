@@ -4,8 +4,8 @@ use crate::clock;
 use crate::cuda::{Status, address, sys};
 use crate::driver;
 use crate::fence::fenced;
-use crate::handlers::streams;
 use crate::handlers::work::forward;
+use crate::handlers::{capture, streams};
 use crate::hook::Hook;
 use crate::life;
 use crate::mode;
@@ -74,45 +74,90 @@ pub(crate) unsafe fn created(
         fenced(|| {
             life::context_made(device);
             // SAFETY: the driver has stored the context there.
-            OWN.lock().push(address(unsafe { *context }));
+            note(address(unsafe { *context }));
         });
     }
     status
 }
 
-/// cuCtxDestroy: nothing of the context may be used from here on, so it is forgotten before.
-pub(crate) unsafe fn destroy(hook: Hook, call: impl FnOnce() -> Status, context: sys::CUcontext) -> Status {
-    if mode::may_call_driver() {
-        fenced(|| forget(address(context)));
+/// cuGreenCtxCreate: a context of its own kind, whose streams are hooked.
+pub(crate) unsafe fn green_created(hook: Hook, call: impl FnOnce() -> Status, device: sys::CUdevice) -> Status {
+    let status = forward(hook, call);
+    if status.is_ok() && !mode::is_pass_through() {
+        fenced(|| life::context_made(device));
     }
-    forward(hook, call)
+    status
+}
+
+/// cuCtxFromGreenCtx: from here on it may be current, and its default stream used.
+///
+/// # Safety
+/// As for [`primary_retained`].
+pub(crate) unsafe fn from_green(hook: Hook, call: impl FnOnce() -> Status, context: *mut sys::CUcontext) -> Status {
+    let status = forward(hook, call);
+    if status.is_ok() && !mode::is_pass_through() {
+        // SAFETY: the driver has stored the context there.
+        fenced(|| note(address(unsafe { *context })));
+    }
+    status
+}
+
+/// Takes note of the current context, in whatever way it was made.
+pub(crate) fn note_current() {
+    let current = driver::context();
+    if current != 0 {
+        note(current);
+    }
+}
+
+fn note(context: usize) {
+    let is_primary = PRIMARY.lock().iter().any(|(_, primary)| *primary == context);
+    let mut own = OWN.lock();
+    if !is_primary && !own.contains(&context) {
+        own.push(context);
+    }
+}
+
+/// cuCtxDestroy.
+pub(crate) unsafe fn destroy(hook: Hook, call: impl FnOnce() -> Status, context: sys::CUcontext) -> Status {
+    ending(hook, call, |status| if status.is_ok() { address(context) } else { 0 })
 }
 
 /// cuDevicePrimaryCtxReset.
 pub(crate) unsafe fn primary_reset(hook: Hook, call: impl FnOnce() -> Status, device: sys::CUdevice) -> Status {
-    if mode::may_call_driver() {
-        fenced(|| forget_primary(device));
-    }
-    forward(hook, call)
+    ending(hook, call, |status| if status.is_ok() { primary_of(device) } else { 0 })
 }
 
 /// cuDevicePrimaryCtxRelease: only the last of as many as there were retains ends the context, and the driver knows
 /// whether this was it.
 pub(crate) unsafe fn primary_released(hook: Hook, call: impl FnOnce() -> Status, device: sys::CUdevice) -> Status {
-    if mode::may_call_driver() {
-        fenced(pinned::context_may_end);
+    ending(hook, call, |_| {
+        let (mut flags, mut active) = (0, 1);
+        let asked = driver::primary_state(device, &raw mut flags, &raw mut active);
+        if asked.is_ok() && active == 0 { primary_of(device) } else { 0 }
+    })
+}
+
+/// A call that may end a context; `ended` says which it was, or 0. Meanwhile nothing of ours is in the driver, no mark
+/// is made and the pool serves nothing, just as while a capture is open; and only when the context has gone is what we
+/// knew of it forgotten, since until then its work goes on.
+fn ending(hook: Hook, call: impl FnOnce() -> Status, ended: impl FnOnce(Status) -> usize) -> Status {
+    if !mode::may_call_driver() {
+        return forward(hook, call);
     }
+    fenced(|| {
+        pinned::context_may_end();
+        capture::keep_out();
+    });
     let status = forward(hook, call);
-    if mode::may_call_driver() {
-        fenced(|| {
-            let (mut flags, mut active) = (0, 1);
-            let asked = driver::primary_state(device, &raw mut flags, &raw mut active);
-            if asked.is_ok() && active == 0 {
-                forget_primary(device);
-            }
-            pinned::context_stays();
-        });
-    }
+    fenced(|| {
+        match ended(status) {
+            0 => {}
+            context => forget(context),
+        }
+        capture::let_in();
+        pinned::context_stays();
+    });
     status
 }
 
@@ -120,18 +165,11 @@ fn primary_of(device: sys::CUdevice) -> usize {
     PRIMARY.lock().iter().find(|(d, _)| *d == device).map_or(0, |(_, c)| *c)
 }
 
-fn forget_primary(device: sys::CUdevice) {
-    let context = primary_of(device);
-    if context != 0 {
-        PRIMARY.lock().retain(|(d, _)| *d != device);
-        forget(context);
-    }
-}
-
 fn forget(context: usize) {
-    OWN.lock().retain(|c| *c != context);
+    PRIMARY.lock().retain(|(_, primary)| *primary != context);
+    OWN.lock().retain(|own| *own != context);
+    streams::forget_context(context);
     sampling::forget_context(context);
     pinned::forget_context(context);
-    streams::forget_context(context);
     ranges::remove_context(context);
 }

@@ -84,16 +84,17 @@ pub(crate) unsafe fn alloc_async(
 
 /// cuMemFree. The range is forgotten before the driver may hand the address to another thread.
 pub(crate) unsafe fn free(hook: Hook, call: impl FnOnce() -> Status, pointer: sys::CUdeviceptr) -> Status {
-    forget_before(hook, call, pointer)
+    forget_before(hook, call, pointer, true)
 }
 
 /// cuMemFreeAsync.
 pub(crate) unsafe fn free_async(hook: Hook, call: impl FnOnce() -> Status, pointer: sys::CUdeviceptr) -> Status {
-    forget_before(hook, call, pointer)
+    // In a capture it only makes a node of a graph.
+    forget_before(hook, call, pointer, mode::mode() & mode::CAPTURING == 0)
 }
 
-fn forget_before(hook: Hook, call: impl FnOnce() -> Status, pointer: sys::CUdeviceptr) -> Status {
-    if mode::may_call_driver() && mode::mode() & mode::CAPTURING == 0 {
+fn forget_before(hook: Hook, call: impl FnOnce() -> Status, pointer: sys::CUdeviceptr, at_once: bool) -> Status {
+    if at_once && mode::may_call_driver() {
         fenced(|| {
             ranges::remove(pointer as usize, |k| matches!(k, Kind::Device | Kind::Managed));
         });

@@ -140,6 +140,8 @@ fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
         segment::error(hook);
     } else if mode::mode() & mode::CAPTURING == 0 {
         work_begins(thread, streams::key(stream, hook), start);
+    } else {
+        streams::used(streams::key(stream, hook));
     }
     status
 }

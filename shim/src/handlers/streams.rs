@@ -9,7 +9,7 @@ use crate::cuda::{STREAM_LEGACY, STREAM_PER_THREAD, Status, address, sys};
 use crate::driver;
 use crate::fence::fenced;
 use crate::gpu_fence;
-use crate::handlers::{capture, work};
+use crate::handlers::{capture, context, work};
 use crate::hook::Hook;
 use crate::hot::HOT;
 use crate::mode;
@@ -27,6 +27,9 @@ const PROBES: usize = 16;
 /// A slot that was given back; a search goes on past it.
 const TOMBSTONE: usize = usize::MAX;
 
+/// A slot that is being filled.
+const BUSY: usize = usize::MAX - 1;
+
 /// One stream, in a cache line of its own.
 #[repr(align(64))]
 pub(crate) struct Slot {
@@ -35,8 +38,8 @@ pub(crate) struct Slot {
     context: AtomicUsize,
     /// When its open request began, in ticks; 0 when there is none.
     open_since: AtomicU64,
-    /// It was created by the program (not a default stream).
-    created: AtomicBool,
+    /// It is a stream with a handle, not a default stream.
+    has_handle: AtomicBool,
     /// A capture was begun on it.
     pub(crate) capturing: AtomicBool,
 }
@@ -46,7 +49,7 @@ static TABLE: [Slot; SLOTS] = [const {
         key: AtomicUsize::new(0),
         context: AtomicUsize::new(0),
         open_since: AtomicU64::new(0),
-        created: AtomicBool::new(false),
+        has_handle: AtomicBool::new(false),
         capturing: AtomicBool::new(false),
     }
 }; SLOTS];
@@ -81,15 +84,25 @@ pub(crate) fn work_begins(key: usize, now: u64) -> usize {
 
 #[cold]
 fn work_begins_elsewhere(key: usize, now: u64) {
-    if let Some(slot) = find(key).or_else(|| take(key, 0, false))
+    if let Some(slot) = find_or_take(key)
         && slot.open_since.load(Relaxed) == 0
     {
         open(slot, now);
     }
 }
 
+/// Notes that work goes to a stream without a request: in a capture, or before the shim has come to life. The pool has
+/// to know the stream all the same.
+#[cold]
+pub(crate) fn used(key: usize) {
+    find_or_take(if key == STREAM_PER_THREAD { per_thread_key() } else { key });
+}
+
 #[cold]
 fn open(slot: &Slot, now: u64) {
+    if !slot.has_handle.load(Relaxed) {
+        context::note_current();
+    }
     if slot.open_since.compare_exchange(0, now.max(1), Relaxed, Relaxed).is_ok() {
         segment::add(Statistic::OpenRequests, 1);
     }
@@ -149,12 +162,12 @@ fn record(since: u64) {
 /// `stream` is the out-pointer the program passed.
 pub(crate) unsafe fn created(hook: Hook, call: impl FnOnce() -> Status, stream: *mut sys::CUstream) -> Status {
     let status = work::forward(hook, call);
-    if status.is_ok() && !stream.is_null() && mode::may_call_driver() {
+    if status.is_ok() && !stream.is_null() && !mode::is_pass_through() {
         // SAFETY: the driver has just stored the new stream there.
         let handle = address(unsafe { *stream });
         fenced(|| {
             forget(handle);
-            take(handle, driver::context(), true);
+            find_or_take(handle);
         });
     }
     status
@@ -163,48 +176,64 @@ pub(crate) unsafe fn created(hook: Hook, call: impl FnOnce() -> Status, stream: 
 /// cuStreamDestroy.
 pub(crate) unsafe fn destroy(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     let key = address(stream);
-    if key > STREAM_PER_THREAD && mode::may_call_driver() {
+    let is_ours_to_note = key > STREAM_PER_THREAD && !mode::is_pass_through();
+    if is_ours_to_note {
         fenced(|| {
             capture::stream_ends(key);
-            gpu_fence::stream_ends(key);
-            forget(key);
+            // Forgotten before the call, and while no mark is made: none may record an event on it from here on.
+            gpu_fence::stream_ends(key, || forget(key));
         });
     }
-    work::forward(hook, call)
+    let status = work::forward(hook, call);
+    if is_ours_to_note && !status.is_ok() {
+        fenced(|| {
+            // Still there, if it ever was.
+            if driver::stream_query(stream) != Status::INVALID_HANDLE {
+                find_or_take(key);
+            }
+        });
+    }
+    status
+}
+
+/// A thread ends, and with it the record of its own default stream.
+pub(crate) fn thread_ends(thread: *const thread::Thread) {
+    forget(address(thread));
 }
 
 fn forget(key: usize) {
     if let Some(slot) = find(key) {
         close(slot);
         slot.capturing.store(false, Relaxed);
-        slot.key.store(TOMBSTONE, Relaxed);
+        slot.key.store(TOMBSTONE, Release);
     }
 }
 
 /// Forgets all streams of a context that is being destroyed.
 pub(crate) fn forget_context(context: usize) {
     for slot in &TABLE {
-        if slot.context.load(Relaxed) == context && slot.created.load(Relaxed) {
-            let key = slot.key.load(Relaxed);
-            if key > STREAM_PER_THREAD && key != TOMBSTONE {
-                capture::stream_ends(key);
-                forget(key);
-            }
+        let key = slot.key.load(Acquire);
+        if is_handle(key, slot) && slot.context.load(Relaxed) == context {
+            capture::stream_ends(key);
+            forget(key);
         }
     }
 }
 
-/// The streams that the program has created, with their contexts.
-pub(crate) fn created_streams() -> impl Iterator<Item = (usize, usize)> {
+fn is_handle(key: usize, slot: &Slot) -> bool {
+    key > STREAM_PER_THREAD && key != TOMBSTONE && key != BUSY && slot.has_handle.load(Relaxed)
+}
+
+/// The streams with handles, known by creation or by use, with their contexts.
+pub(crate) fn with_handles() -> impl Iterator<Item = (usize, usize)> {
     let live = |s: &Slot| {
         let key = s.key.load(Acquire);
-        let is_created = key > STREAM_PER_THREAD && key != TOMBSTONE && s.created.load(Relaxed);
-        is_created.then(|| (key, s.context.load(Relaxed)))
+        is_handle(key, s).then(|| (key, s.context.load(Relaxed)))
     };
     TABLE.iter().filter_map(live)
 }
 
-/// Whether there may be streams with work that [`created_streams`] and the legacy stream do not cover.
+/// Whether there may be streams with work that [`with_handles`] and the legacy stream do not cover.
 pub(crate) fn some_unknown() -> bool {
     OVERFLOWED.load(Relaxed)
 }
@@ -221,26 +250,46 @@ pub(crate) fn find(key: usize) -> Option<&'static Slot> {
 
 /// The slot of a stream, taken now where it has none.
 pub(crate) fn find_or_take(key: usize) -> Option<&'static Slot> {
-    find(key).or_else(|| take(key, 0, false))
+    find(key).or_else(|| take(key))
 }
 
-fn take(key: usize, context: usize, created: bool) -> Option<&'static Slot> {
+fn take(key: usize) -> Option<&'static Slot> {
+    let has_handle = key > STREAM_PER_THREAD && key != address(thread::current());
+    let context = if has_handle { context_of(key) } else { 0 };
     for slot in probe(key) {
-        let seen = slot.key.load(Acquire);
-        if seen == key {
-            return Some(slot);
-        }
-        let is_free = seen == 0 || seen == TOMBSTONE;
-        if is_free && slot.key.compare_exchange(seen, key, AcqRel, Relaxed).is_ok() {
-            slot.open_since.store(0, Relaxed);
-            slot.capturing.store(false, Relaxed);
-            slot.context.store(context, Relaxed);
-            slot.created.store(created, Relaxed);
-            return Some(slot);
+        loop {
+            let seen = slot.key.load(Acquire);
+            if seen == key {
+                return Some(slot);
+            }
+            if seen == BUSY {
+                // Another thread is a few stores away from saying which stream it is; it may be this one.
+                std::hint::spin_loop();
+                continue;
+            }
+            if seen != 0 && seen != TOMBSTONE {
+                break;
+            }
+            if slot.key.compare_exchange(seen, BUSY, AcqRel, Relaxed).is_ok() {
+                slot.open_since.store(0, Relaxed);
+                slot.capturing.store(false, Relaxed);
+                slot.context.store(context, Relaxed);
+                slot.has_handle.store(has_handle, Relaxed);
+                // Release: who finds the key finds the rest.
+                slot.key.store(key, Release);
+                return Some(slot);
+            }
         }
     }
     OVERFLOWED.store(true, Relaxed);
     None
+}
+
+/// The context of a stream, the current one where the driver does not tell.
+pub(crate) fn context_of(stream: usize) -> usize {
+    let mut context = std::ptr::null_mut();
+    let known = driver::stream_context(stream as sys::CUstream, &raw mut context).is_ok();
+    if known && !context.is_null() { address(context) } else { driver::context() }
 }
 
 fn probe(key: usize) -> impl Iterator<Item = &'static Slot> {

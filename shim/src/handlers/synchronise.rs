@@ -1,7 +1,9 @@
 //! Waiting for work, and asking whether it is done: what ends a request.
 
 use crate::cuda::{Status, address, sys};
+use crate::driver;
 use crate::fence::fenced;
+use crate::gpu_fence;
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::mode;
@@ -10,8 +12,11 @@ use crate::segment;
 use crate::thread;
 
 /// cuCtxSynchronize.
-pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status) -> Status {
+pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status, context: sys::CUcontext) -> Status {
+    // What was lost sight of before the call is done after it; what is lost during it may not be.
+    let lost = gpu_fence::lost_before();
     after(hook, call, || {
+        gpu_fence::context_done(if context.is_null() { driver::context() } else { address(context) }, lost);
         streams::all_requests_end();
         waited();
     })

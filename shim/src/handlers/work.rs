@@ -53,6 +53,8 @@ fn work(
                 if waits {
                     streams::request_ends(key);
                 }
+            } else {
+                streams::used(key);
             }
         });
     }

@@ -14,6 +14,7 @@ use crate::fence::fenced;
 use crate::handlers::work;
 use crate::hook::Hook;
 use crate::life;
+use crate::mode;
 use crate::segment::{self, segment};
 use aishim_abi::statistics::Statistic;
 use parking_lot::Mutex;
@@ -52,7 +53,9 @@ struct Learnt {
 
 /// Takes a sample into account; false when it is not believed and its weight has to go elsewhere.
 pub(super) fn learn(key: u64, sample: Sample) -> bool {
-    let is_long = sample.time_ns >= if life::others_present() { SLICE_NS / 2 } else { SLICE_NS };
+    // Asked before the lock is taken, since it may read a directory.
+    let others = life::others_present();
+    let is_long = sample.time_ns >= if others { SLICE_NS / 2 } else { SLICE_NS };
     let mut learnt = LEARNT.lock();
     let learnt = learnt.get_or_insert_with(HashMap::new);
     let is_new = !learnt.contains_key(&key);
@@ -69,13 +72,13 @@ pub(super) fn learn(key: u64, sample: Sample) -> bool {
         entry.shortest_ns = sample.time_ns;
         entry.suspended = Some(sample);
     } else {
-        entry.take(sample, is_new);
+        entry.take(sample, is_new, others);
     }
     true
 }
 
 impl Learnt {
-    fn take(&mut self, mut sample: Sample, is_new: bool) {
+    fn take(&mut self, mut sample: Sample, is_new: bool, others: bool) {
         self.shortest_ns = if is_new { sample.time_ns } else { self.shortest_ns.min(sample.time_ns) };
         if let Some(first) = self.suspended.take() {
             if first.time_ns / 2 <= sample.time_ns {
@@ -85,7 +88,7 @@ impl Learnt {
                 sample.weight += first.weight;
             }
         }
-        if self.quiet > 0 && is_contended(sample.time_ns, self.shortest_ns) {
+        if self.quiet > 0 && is_contended(sample.time_ns, self.shortest_ns, others) {
             segment::add(Statistic::GpuSamplesContended, 1);
             let mean_ns = self.quiet_sum_ns / self.quiet;
             segment::add(Statistic::GpuTime, mean_ns.saturating_mul(sample.weight));
@@ -107,14 +110,17 @@ fn believe(sample: Sample) {
 }
 
 /// Far above the shortest, while somebody else could have been the reason; or by as much as a time slice anyway.
-fn is_contended(time_ns: u64, shortest_ns: u64) -> bool {
+fn is_contended(time_ns: u64, shortest_ns: u64, others: bool) -> bool {
     let excess_ns = time_ns.saturating_sub(shortest_ns + shortest_ns / 2);
-    excess_ns > SLICE_NS || (excess_ns > NOISE_NS && life::others_present())
+    excess_ns > SLICE_NS || (excess_ns > NOISE_NS && others)
 }
 
 /// cuModuleUnload, cuLibraryUnload: a function's handle may come back for another.
 pub(crate) unsafe fn forget_functions(hook: Hook, call: impl FnOnce() -> Status) -> Status {
     let status = work::forward(hook, call);
+    if mode::is_pass_through() {
+        return status;
+    }
     fenced(|| {
         if let Some(learnt) = LEARNT.lock().as_mut() {
             learnt.clear();
@@ -125,6 +131,9 @@ pub(crate) unsafe fn forget_functions(hook: Hook, call: impl FnOnce() -> Status)
 
 /// cuGraphExecDestroy: so may a graph's.
 pub(crate) unsafe fn forget_graph(hook: Hook, call: impl FnOnce() -> Status, graph: sys::CUgraphExec) -> Status {
+    if mode::is_pass_through() {
+        return call();
+    }
     fenced(|| {
         if let Some(learnt) = LEARNT.lock().as_mut() {
             learnt.remove(&(address(graph) as u64));

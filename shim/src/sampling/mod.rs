@@ -128,12 +128,19 @@ pub(crate) fn launch(
     subject: Subject,
 ) -> Status {
     let handle = streams::key(stream, hook) as sys::CUstream;
-    // SAFETY: the calling thread's own, and no reference to it is held across the driver's call.
-    fenced(|| unsafe { &mut (*thread).sampler }.before(handle, subject));
+    let enabled = ENABLED.load(Relaxed);
+    if enabled {
+        // SAFETY: the calling thread's own, and no reference to it is held across the driver's call.
+        fenced(|| unsafe { &mut (*thread).sampler }.before(handle, subject));
+    }
     let start = clock::now();
     let status = call();
     let end = clock::now();
+    // Where sampling is off the countdown comes by here once in 2^32 launches.
     fenced(|| {
+        if !enabled {
+            return;
+        }
         // SAFETY: as above.
         let thread = unsafe { &mut *thread };
         thread.sampler.after(handle, status, end);

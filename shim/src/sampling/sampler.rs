@@ -10,6 +10,7 @@ use crate::clock;
 use crate::cuda::{Status, sys};
 use crate::driver;
 use crate::handlers::capture::Section;
+use crate::mode;
 use crate::segment;
 use aishim_abi::statistics::Statistic;
 
@@ -134,7 +135,9 @@ impl Sampler {
         };
         let third = self.measured.is_multiple_of(EMPTY_EVERY);
         let pair = &mut self.pairs[index];
-        let usable = status.is_ok() && pair.finish(stream, launched, SLOW_NS, third);
+        // A capture that lost patience with a launch that blocks has begun: it must not be disturbed.
+        let is_quiet = mode::mode() & mode::CAPTURING == 0;
+        let usable = status.is_ok() && is_quiet && pair.finish(stream, launched, SLOW_NS, third);
         drop(section);
         let (stratum, weight, busy) = (pair.subject.stratum, pair.weight, pair.was_busy());
         if usable {
