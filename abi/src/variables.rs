@@ -62,7 +62,7 @@ pub const ALL: &[Variable] = &[
     },
     Variable {
         name: "AISHIM_POOL_MIB",
-        values: Values::Number(0, 65_536),
+        values: Values::Number(0, 4_095),
         default: "256",
         text: "Size the pool of pinned memory may grow to, in MiB; 0 turns the pool off.",
     },
@@ -131,10 +131,10 @@ mod tests {
     #[test]
     fn values_are_checked() {
         let pool = Variable::named(OsStr::new("AISHIM_POOL_MIB")).unwrap();
-        for good in ["", "0", "256", "65536"] {
+        for good in ["", "0", "256", "4095"] {
             assert!(pool.accepts(OsStr::new(good)), "{good}");
         }
-        for bad in ["+1", "-1", "lots", "65537", "1.5", "99999999999999999999"] {
+        for bad in ["+1", "-1", "lots", "4096", "1.5", "99999999999999999999"] {
             assert!(!pool.accepts(OsStr::new(bad)), "{bad}");
         }
         let switch = Variable::named(OsStr::new("AISHIM")).unwrap();

@@ -82,7 +82,7 @@ fn a_wrong_variable_is_named_and_the_program_runs_on() {
     let output = run(&arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(5));
     assert!(stderr(&output).contains("AISHIM_POOL is no variable"), "{output:?}");
-    assert!(stderr(&output).contains("a number from 0 to 65536"), "{output:?}");
+    assert!(stderr(&output).contains("a number from 0 to 4095"), "{output:?}");
 }
 
 #[test]

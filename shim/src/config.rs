@@ -20,6 +20,9 @@ pub(crate) struct Config {
 }
 
 const DEFAULT_POOL_MIB: u64 = 256;
+
+// The largest size that `AISHIM_POOL_MIB` takes is one the pool can have.
+const _: () = assert!(4095 << 20 <= aishim_pool::MAX_CAPACITY_BYTES);
 const DEFAULT_PRIORITY: u64 = 20;
 
 /// Whether `AISHIM=off`. Asked from `dlsym`, so it must not allocate.
