@@ -101,6 +101,7 @@ enum { PORTABLE = 1, DEVICEMAP = 2, WRITECOMBINED = 4 };
     X(cuGraphDestroy, "cuGraphDestroy", 10000, (CUgraph)) \
     X(cuEventCreate, "cuEventCreate", 2000, (CUevent *, unsigned)) \
     X(cuEventRecord, "cuEventRecord", 2000, (CUevent, CUstream)) \
+    X(cuEventQuery, "cuEventQuery", 2000, (CUevent)) \
     X(cuEventSynchronize, "cuEventSynchronize", 2000, (CUevent)) \
     X(cuEventDestroy_v2, "cuEventDestroy", 4000, (CUevent)) \
     X(cuMemAlloc_v2, "cuMemAlloc", 3020, (CUdeviceptr *, size_t)) \

@@ -18,6 +18,7 @@ mod memory;
 mod panics;
 mod pinned;
 mod quiet;
+mod reuse;
 mod settings;
 mod signals;
 mod soak;
