@@ -83,6 +83,7 @@ pub(crate) fn work_begins(key: usize, now: u64) -> usize {
 }
 
 #[cold]
+#[inline(never)]
 fn work_begins_elsewhere(key: usize, now: u64) {
     if let Some(slot) = find_or_take(key)
         && slot.open_since.load(Relaxed) == 0
@@ -99,6 +100,7 @@ pub(crate) fn used(key: usize) {
 }
 
 #[cold]
+#[inline(never)]
 fn open(slot: &Slot, now: u64) {
     if !slot.has_handle.load(Relaxed) {
         context::note_current();
@@ -285,11 +287,19 @@ fn take(key: usize) -> Option<&'static Slot> {
     None
 }
 
-/// The context of a stream, the current one where the driver does not tell.
+/// The context of a stream: as it was noted, else as the driver tells, else the current one. The driver is not asked
+/// while a capture is open.
 pub(crate) fn context_of(stream: usize) -> usize {
+    let noted = find(stream).map_or(0, |slot| slot.context.load(Relaxed));
+    if noted != 0 {
+        return noted;
+    }
     let mut context = std::ptr::null_mut();
-    let known = driver::stream_context(stream as sys::CUstream, &raw mut context).is_ok();
-    if known && !context.is_null() { address(context) } else { driver::context() }
+    let may_ask = mode::mode() & mode::CAPTURING == 0;
+    if may_ask && driver::stream_context(stream as sys::CUstream, &raw mut context).is_ok() && !context.is_null() {
+        return address(context);
+    }
+    driver::context()
 }
 
 fn probe(key: usize) -> impl Iterator<Item = &'static Slot> {
@@ -316,6 +326,7 @@ pub(crate) fn capture_key(stream: usize, hook: Hook) -> usize {
 /// The key for the calling thread's own default stream: the address of what the thread has of its own, which is no
 /// stream's.
 #[cold]
+#[inline(never)]
 fn per_thread_key() -> usize {
     PER_THREAD_USED.store(true, Relaxed);
     let thread = thread::current();
