@@ -163,10 +163,20 @@ fn grow_in_background(home: &'static Home) {
         return;
     }
     let started = crate::life::spawn("aishim-pool", move || {
+        // Also after a panic: who ends the process waits for it.
+        let _over = Over;
         while grow_once(home) {}
-        BACKGROUND.store(false, Release);
     });
     if !started {
+        BACKGROUND.store(false, Release);
+    }
+}
+
+/// Says that the background thread is done.
+struct Over;
+
+impl Drop for Over {
+    fn drop(&mut self) {
         BACKGROUND.store(false, Release);
     }
 }
@@ -237,8 +247,10 @@ pub(crate) fn process_ends() {
     }
 }
 
-/// In a forked child: the pool is the parent's, and the driver has no memory for the child.
+/// In a forked child: the pool is the parent's, the driver has no memory for the child, and the background thread has
+/// stayed behind.
 pub(crate) fn disown() {
+    BACKGROUND.store(false, Release);
     HOME.store(std::ptr::null_mut(), Release);
 }
 

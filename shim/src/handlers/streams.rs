@@ -103,7 +103,7 @@ pub(crate) fn used(key: usize) {
 #[inline(never)]
 fn open(slot: &Slot, now: u64) {
     if !slot.has_handle.load(Relaxed) {
-        context::note_current();
+        fenced(context::note_current);
     }
     if slot.open_since.compare_exchange(0, now.max(1), Relaxed, Relaxed).is_ok() {
         segment::add(Statistic::OpenRequests, 1);
@@ -252,20 +252,23 @@ pub(crate) fn find(key: usize) -> Option<&'static Slot> {
 
 /// The slot of a stream, taken now where it has none.
 pub(crate) fn find_or_take(key: usize) -> Option<&'static Slot> {
-    find(key).or_else(|| take(key))
+    find(key).or_else(|| fenced(|| take(key)))
 }
 
 fn take(key: usize) -> Option<&'static Slot> {
     let has_handle = key > STREAM_PER_THREAD && key != address(thread::current());
     let context = if has_handle { context_of(key) } else { 0 };
+    let mut patience = 10_000;
     for slot in probe(key) {
         loop {
             let seen = slot.key.load(Acquire);
             if seen == key {
                 return Some(slot);
             }
-            if seen == BUSY {
-                // Another thread is a few stores away from saying which stream it is; it may be this one.
+            if seen == BUSY && patience > 0 {
+                // Another thread is a few stores away from saying which stream it is; it may be this one. Should it
+                // never do so (a signal handler may have jumped away from there), the slot is lost and no more.
+                patience -= 1;
                 std::hint::spin_loop();
                 continue;
             }
