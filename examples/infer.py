@@ -42,10 +42,6 @@ def main():
         requests = RequestSource(torch, args, device)
         for _ in range(args.warmup):
             serve(requests.next())
-        if args.hold:
-            wait_for_go()
-            for _ in range(args.warmup):
-                serve(requests.next())
         report = measure(serve, requests, args)
     report |= description(torch, args, device)
     print_report(report)
@@ -69,11 +65,6 @@ def parse_arguments(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="write every latency and the percentiles here")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--definition", choices=("auto", "library", "own"), default="auto", help="whose model code")
-    parser.add_argument(
-        "--hold",
-        action="store_true",
-        help="after the warm-up print 'ready' and go on (with another warm-up) when a line comes on standard input",
-    )
     args = parser.parse_args(arguments)
     if args.mode == "graph" and args.device == "cpu":
         parser.error("--mode graph needs a CUDA device; use --mode eager or compile with --device cpu")
@@ -98,12 +89,6 @@ def prepare_randomness(torch, args):
     if args.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-
-
-def wait_for_go():
-    print("ready", flush=True)
-    if not sys.stdin.readline():
-        sys.exit("infer.py --hold: standard input was closed before a line came.")
 
 
 class Service:
@@ -177,7 +162,7 @@ class RequestSource:
     @staticmethod
     def loaded(torch, args, device):
         loader = torch.utils.data.DataLoader(
-            RandomInputs(args.model, args.batch * (args.requests + 2 * args.warmup)),
+            RandomInputs(args.model, args.batch * (args.requests + args.warmup)),
             batch_size=args.batch,
             num_workers=LOADER_WORKERS,
             pin_memory=device.type == "cuda",

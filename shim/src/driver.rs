@@ -213,6 +213,10 @@ own_calls! {
     event_destroy c"cuEventDestroy_v2" (event: sys::CUevent);
     /// cuStreamQuery.
     stream_query c"cuStreamQuery" (stream: sys::CUstream);
+    /// cuStreamBatchMemOp.
+    batch_mem_op c"cuStreamBatchMemOp_v2" (stream: sys::CUstream, count: c_uint, operations: *mut c_void, flags: c_uint);
+    /// cuMemsetD32Async.
+    memset_d32 c"cuMemsetD32Async" (at: sys::CUdeviceptr, value: c_uint, count: usize, stream: sys::CUstream);
     /// cuStreamGetCtx.
     stream_context c"cuStreamGetCtx" (stream: sys::CUstream, context: *mut sys::CUcontext);
     /// cuThreadExchangeStreamCaptureMode.

@@ -176,6 +176,7 @@ extern "C" fn forked() {
 /// calls the driver.
 extern "C" fn exiting() {
     mode::set(mode::EXITING);
+    crate::fence::fenced(|| sampling::settle_all(true));
     segment::ended(clock::unix_ns());
     pinned::process_ends();
 }

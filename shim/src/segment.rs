@@ -58,6 +58,11 @@ pub(crate) fn raise(which: Statistic, value: u64) {
     segment().counters[which as usize].fetch_max(value, Relaxed);
 }
 
+/// A statistic as it stands.
+pub(crate) fn value(which: Statistic) -> u64 {
+    segment().counters[which as usize].load(Relaxed)
+}
+
 /// Adds to a gauge and raises its peak with it.
 pub(crate) fn add_with_peak(gauge: Statistic, peak: Statistic, amount: u64) {
     let now = segment().counters[gauge as usize].fetch_add(amount, Relaxed) + amount;

@@ -17,11 +17,11 @@ macro_rules! with_hooks {
         $callback! {
             // --- launches ---------------------------------------------------------------------------------------
             Launch cuLaunchKernel, cuLaunchKernel_ptsz: fn(f: CUfunction, gridDimX: u32, gridDimY: u32, gridDimZ: u32, blockDimX: u32, blockDimY: u32, blockDimZ: u32, sharedMemBytes: u32, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void)
-                => launch::kernel(hStream, f, gridDimX, gridDimY, gridDimZ);
+                => launch::kernel(hStream, f, gridDimX, gridDimY, gridDimZ, blockDimX);
             Launch cuLaunchKernelEx, cuLaunchKernelEx_ptsz: fn(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void)
                 => launch::kernel_ex(config, f);
             Launch cuLaunchCooperativeKernel, cuLaunchCooperativeKernel_ptsz: fn(f: CUfunction, gridDimX: u32, gridDimY: u32, gridDimZ: u32, blockDimX: u32, blockDimY: u32, blockDimZ: u32, sharedMemBytes: u32, hStream: CUstream, kernelParams: *mut *mut c_void)
-                => launch::kernel(hStream, f, gridDimX, gridDimY, gridDimZ);
+                => launch::kernel(hStream, f, gridDimX, gridDimY, gridDimZ, blockDimX);
             Launch cuGraphLaunch, cuGraphLaunch_ptsz: fn(hGraphExec: CUgraphExec, hStream: CUstream)
                 => launch::graph(hStream, hGraphExec);
 

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::hot::HOT;
-use crate::sampling::Sampler;
+use crate::sampling::{Countdowns, Sampler};
 use crate::segment::{self, bump, segment};
 use aishim_abi::histogram::{WINDOW_LIMIT_NS, index_of};
 use aishim_abi::layout::{SHARDS, Shard};
@@ -30,18 +30,23 @@ std::arch::global_asm!(
     ".popsection",
 );
 
+/// One launch in so many is timed, on average: two stamps take 40 ns in a VM, most of what a launch costs in all.
+const STAMPED_ONE_IN: u32 = 4;
+
 /// A launching thread's own. What a launch touches comes first and shares a cache line.
 #[repr(C, align(64))]
 pub(crate) struct Thread {
     shard: &'static Shard,
+    /// Launches until the next sample, by kernel.
+    pub(crate) countdowns: &'static Countdowns,
     /// The stream last worked on, as a key of `streams`.
     pub(crate) last_stream: usize,
     /// Its request was open when so many had ended; see [`hot`](crate::hot).
     pub(crate) requests_ended: u32,
-    /// Launches of kernels until the next sample.
-    pub(crate) kernels_to_sample: u32,
-    /// Graph launches until the next sample.
-    pub(crate) graphs_to_sample: u32,
+    /// Launches until the next one that is timed; negative when that is due.
+    to_stamp: i32,
+    /// Where [`Thread::next_stamp`] is in its sequence.
+    random: u32,
     /// The bucket in which the last launch was counted; the next one's is likely the same.
     last_bucket: u32,
     /// The shard is this thread's alone: additions need no lock.
@@ -116,16 +121,20 @@ pub(crate) fn current_or_new() -> *mut Thread {
     if !existing.is_null() {
         return existing;
     }
+    let Some(sampler) = Sampler::new() else {
+        return std::ptr::null_mut();
+    };
     let (shard, exclusive) = claim_shard();
     let thread = Box::into_raw(Box::new(Thread {
         shard,
         exclusive,
-        kernels_to_sample: 1,
-        graphs_to_sample: 1,
+        countdowns: sampler.table().countdowns(),
         last_stream: 0,
         requests_ended: 0,
+        to_stamp: 0,
+        random: 1,
         last_bucket: 0,
-        sampler: Sampler::new(),
+        sampler,
     }));
     // A thread whose end we would not be told keeps its shard for ever; it then uses the shared one instead.
     if !at_exit::tell(thread) {
@@ -163,11 +172,41 @@ unsafe fn release(thread: *mut Thread) {
 }
 
 impl Thread {
-    /// Brings what [`launched`](Self::launched) will touch into the cache while the driver is at work.
+    /// Brings what every launch will touch into the cache while the driver is at work.
     #[inline]
     pub(crate) fn expect_launch(&self) {
         prefetch(&raw const self.shard.launch_sum_ns);
+    }
+
+    /// The same for a launch that is timed.
+    #[inline]
+    pub(crate) fn expect_time(&self) {
         prefetch(self.shard.launch.as_ptr().wrapping_add(self.last_bucket as usize));
+    }
+
+    /// Counts a launch down to the next that is timed; true for that one, and for one with which a request begins.
+    #[inline]
+    pub(crate) fn is_stamped(&mut self, stream: usize) -> bool {
+        self.to_stamp = self.to_stamp.wrapping_sub(1);
+        self.to_stamp < 0 || self.begins_request(stream)
+    }
+
+    /// Whether the thread's work on `stream` may begin a request. As a rule that of this stream is open already, and
+    /// nobody has ended one since.
+    #[inline]
+    pub(crate) fn begins_request(&mut self, stream: usize) -> bool {
+        (self.last_stream != stream || self.requests_ended != streams::requests_ended()) && !self.goes_on(stream)
+    }
+
+    /// The thread works on another stream than before, or requests have ended since: whether that of `stream` is open.
+    #[inline(never)]
+    fn goes_on(&mut self, stream: usize) -> bool {
+        let requests_ended = streams::requests_ended();
+        let is_open = streams::is_open(stream);
+        if is_open {
+            (self.last_stream, self.requests_ended) = (stream, requests_ended);
+        }
+        is_open
     }
 
     /// Counts a call of `hook`.
@@ -181,13 +220,27 @@ impl Thread {
         }
     }
 
-    /// Counts a launch and what its call cost the host.
+    /// Counts a launch that was not timed.
+    #[inline]
+    pub(crate) fn count_own(&self, hook: Hook) {
+        if self.exclusive {
+            bump(&self.shard.calls[hook as usize], 1);
+        } else {
+            self.launched_shared(hook);
+        }
+    }
+
+    /// Counts a launch and, when its turn had come, what its call cost the host.
     #[inline]
     pub(crate) fn launched(&mut self, hook: Hook, ticks: u64) {
+        self.count_own(hook);
+        if self.to_stamp >= 0 {
+            return;
+        }
+        self.to_stamp = self.next_stamp();
         let cost_ns = clock::ns(ticks);
         if self.exclusive && cost_ns < WINDOW_LIMIT_NS {
             let shard = self.shard;
-            bump(&shard.calls[hook as usize], 1);
             let index = index_of(cost_ns);
             if let Some(bucket) = shard.launch.get(index) {
                 bump(bucket, 1);
@@ -198,18 +251,24 @@ impl Thread {
                 shard.launch_max_ns.store(cost_ns, Relaxed);
             }
         } else {
-            self.launched_rarely(hook, cost_ns);
+            segment::record(&segment().launch, cost_ns);
         }
     }
 
-    /// A long launch, or one of a thread that found all shards taken.
+    /// How many launches are not timed next: at random, so that no period of the program is hit or missed.
+    fn next_stamp(&mut self) -> i32 {
+        // xorshift32 (Marsaglia, "Xorshift RNGs").
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        (self.random % (2 * STAMPED_ONE_IN - 1)) as i32
+    }
+
+    /// A launch of a thread that found all shards taken.
     #[cold]
-    fn launched_rarely(&self, hook: Hook, cost_ns: u64) {
+    fn launched_shared(&self, hook: Hook) {
         self.count(hook);
-        segment::record(&segment().launch, cost_ns);
-        if !self.exclusive {
-            segment::add(Statistic::SharedShardLaunches, 1);
-        }
+        segment::add(Statistic::SharedShardLaunches, 1);
     }
 }
 

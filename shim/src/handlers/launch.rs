@@ -11,7 +11,7 @@ use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::life;
 use crate::mode;
-use crate::sampling::{self, Subject};
+use crate::sampling;
 use crate::segment;
 use crate::thread::{self, Thread};
 
@@ -25,9 +25,10 @@ pub(crate) unsafe fn kernel(
     grid_x: u32,
     grid_y: u32,
     grid_z: u32,
+    block_x: u32,
 ) -> Status {
-    let subject = || Subject::kernel(address(function), [grid_x, grid_y, grid_z]);
-    launch(hook, call, address(stream), |t| &mut t.kernels_to_sample, subject)
+    let key = sampling::kernel_key(address(function), [grid_x, grid_y, grid_z], block_x);
+    launch(hook, call, address(stream), key, || true)
 }
 
 /// cuLaunchKernelEx.
@@ -44,11 +45,15 @@ pub(crate) unsafe fn kernel_ex(
     if config.is_null() {
         return crate::handlers::work::forward(hook, call);
     }
-    // SAFETY: not null, and the program's to keep valid for the call.
-    let stream = address(unsafe { (&raw const (*config).hStream).read() });
+    // SAFETY: not null, and the program's to keep valid for the call; read field by field, since its attributes hold
+    // enums.
+    let (stream, grid, block) = unsafe {
+        let c = config;
+        (address((*c).hStream), [(*c).gridDimX, (*c).gridDimY, (*c).gridDimZ], (*c).blockDimX)
+    };
+    let key = sampling::kernel_key(address(function), grid, block);
     // SAFETY: as above.
-    let subject = || unsafe { Subject::kernel_ex(address(function), config) };
-    launch(hook, call, stream, |t| &mut t.kernels_to_sample, subject)
+    launch(hook, call, stream, key, || unsafe { sampling::is_measurable(config) })
 }
 
 /// cuGraphLaunch.
@@ -59,7 +64,7 @@ pub(crate) unsafe fn graph(
     stream: sys::CUstream,
     graph: sys::CUgraphExec,
 ) -> Status {
-    launch(hook, call, address(stream), |t| &mut t.graphs_to_sample, || Subject::graph(address(graph)))
+    launch(hook, call, address(stream), sampling::graph_key(address(graph)), || true)
 }
 
 #[inline(always)]
@@ -67,8 +72,8 @@ fn launch(
     hook: Hook,
     call: impl FnOnce() -> Status,
     stream: usize,
-    countdown: impl Fn(&mut Thread) -> &mut u32,
-    subject: impl FnOnce() -> Subject,
+    key: u64,
+    measurable: impl FnOnce() -> bool,
 ) -> Status {
     if mode::mode() != 0 {
         return unusual(hook, call, stream);
@@ -81,11 +86,26 @@ fn launch(
     // calls back, which goes through this same function and leaves consistent numbers.
     let own = unsafe { &mut *thread };
     own.expect_launch();
-    let to_sample = countdown(own);
-    *to_sample = to_sample.wrapping_sub(1);
-    if *to_sample == 0 {
-        return sampling::launch(hook, call, stream, thread, subject());
+    if sampling::is_due(own.countdowns, key) {
+        return sampling::launch(hook, call, stream, thread, key, measurable);
     }
+    if own.is_stamped(streams::key(stream, hook)) {
+        return stamped(hook, call, stream, thread);
+    }
+    let status = call();
+    // SAFETY: as above.
+    unsafe { &*thread }.count_own(hook);
+    if !status.is_ok() {
+        segment::error(hook);
+    }
+    status
+}
+
+/// A launch that is timed, or with which a request begins.
+#[inline(never)]
+fn stamped(hook: Hook, call: impl FnOnce() -> Status, stream: usize, thread: *mut Thread) -> Status {
+    // SAFETY: as in `launch`.
+    unsafe { &*thread }.expect_time();
     let start = clock::now();
     let status = call();
     let ticks = clock::now().wrapping_sub(start);
@@ -93,7 +113,7 @@ fn launch(
     status
 }
 
-/// What follows every counted launch.
+/// What follows every timed launch.
 #[inline(always)]
 pub(crate) fn finish(hook: Hook, status: Status, stream: usize, thread: *mut Thread, start: u64, ticks: u64) {
     // SAFETY: as in `launch`.
@@ -103,8 +123,7 @@ pub(crate) fn finish(hook: Hook, status: Status, stream: usize, thread: *mut Thr
         return segment::error(hook);
     }
     let key = streams::key(stream, hook);
-    // As a rule the request of this stream is open already, and nobody has ended one since.
-    if thread.last_stream != key || thread.requests_ended != streams::requests_ended() {
+    if thread.begins_request(key) {
         work_begins(thread, key, start);
     }
 }
@@ -113,7 +132,8 @@ pub(crate) fn finish(hook: Hook, status: Status, stream: usize, thread: *mut Thr
 #[inline(never)]
 fn work_begins(thread: &mut Thread, key: usize, start: u64) {
     thread.requests_ended = streams::requests_ended();
-    thread.last_stream = streams::work_begins(key, start);
+    thread.last_stream = key;
+    streams::work_begins(key, start);
 }
 
 /// Not the ordinary case: no context known yet, first launch of the thread, capture, exit, or nothing of ours wanted.
@@ -124,7 +144,7 @@ fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
     }
     let thread = fenced(|| {
         life::late_activation();
-        sampling::prepared(thread::current_or_new())
+        Some(thread::current_or_new())
     });
     let thread = thread.unwrap_or(std::ptr::null_mut());
     if thread.is_null() {
@@ -133,15 +153,17 @@ fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
     let start = clock::now();
     let status = call();
     let ticks = clock::now().wrapping_sub(start);
+    let key = streams::key(stream, hook);
     // SAFETY: as in `launch`.
     let thread = unsafe { &mut *thread };
+    thread.is_stamped(key);
     thread.launched(hook, ticks);
     if !status.is_ok() {
         segment::error(hook);
     } else if mode::mode() & mode::CAPTURING == 0 {
-        work_begins(thread, streams::key(stream, hook), start);
+        work_begins(thread, key, start);
     } else {
-        streams::used(streams::key(stream, hook));
+        streams::used(key);
     }
     status
 }

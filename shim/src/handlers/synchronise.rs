@@ -8,6 +8,7 @@ use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::mode;
 use crate::pinned;
+use crate::sampling;
 use crate::segment;
 use crate::thread;
 
@@ -68,9 +69,7 @@ fn waited() {
     let thread = thread::current();
     if !thread.is_null() {
         // SAFETY: the calling thread's own, and no other reference to it is held.
-        let thread = unsafe { &mut *thread };
-        let to_sample = thread.kernels_to_sample.wrapping_add(thread.graphs_to_sample);
-        thread.sampler.synchronised(to_sample);
+        sampling::synchronised(unsafe { &mut *thread });
     }
     pinned::tend();
 }

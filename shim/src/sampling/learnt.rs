@@ -1,13 +1,14 @@
 //! What is known of each function and grid, and of each graph, and whether a sample is to be believed.
 //!
-//! Time slices are 2 ms. A sample far above what its function usually takes is *contended*: the mean of the quiet
-//! samples is counted in its place. Two cases have no usual time to compare with:
+//! Another process that has work takes the GPU in slices of 2 ms, and one inside a pair adds that much. A sample so far
+//! above the shortest of its function is *contended* and tells nothing. Two cases have no usual time to compare with:
 //!
 //! * a function's first sample, when it is long: it is set aside until a second one says what it was;
-//! * launches on an idle stream: the event before them runs at once, then the GPU may turn to another process while the
-//!   kernel is on its way, and beside one that works without pause it does so again and again at the same place of a
-//!   program. A long one is not believed at all (unless the function is known to be long from launches on a busy
-//!   stream); its weight goes to the next. Only where a program waits for each launch alone is there no other to be had.
+//! * launches on an idle stream: what holds such a stream is not work of the compute engine, so the other process may
+//!   have that until the launch arrives, and then to the end of its slice, again and again at the same place of a
+//!   program. A long one without history is *doubtful*: the next sample gets work for the compute engine put before it.
+//!
+//! Should long ones have been believed all the same, the first that is shorter by a slice shows it.
 
 use crate::cuda::{Status, address, sys};
 use crate::fence::fenced;
@@ -23,96 +24,90 @@ use std::collections::HashMap;
 /// Functions remembered at most.
 const LEARNT_MAX: usize = 8192;
 
-/// What is longer than usual by this much looks like a time slice given to somebody else.
-const SLICE_NS: u64 = 800_000;
+/// What is longer than usual by this much was cut by somebody else's time slice. The same function may well take
+/// 0.4 ms and 1.4 ms on one grid (batch_norm_backward_kernel in ResNet-50's training).
+const SLICE_NS: u64 = 1_500_000;
 
-/// What is longer than half as much again by this much is no noise, while others are there.
-const NOISE_NS: u64 = 30_000;
+/// The same where others are known to be there, who may need less than a slice.
+const SHORT_SLICE_NS: u64 = 800_000;
 
 static LEARNT: Mutex<Option<HashMap<u64, Learnt>>> = Mutex::new(None);
-
-/// One measured launch.
-#[derive(Clone, Copy)]
-pub(super) struct Sample {
-    pub(super) time_ns: u64,
-    /// Launches it stands for.
-    pub(super) weight: u64,
-    /// It came to an idle stream, in a program that launches several at a time.
-    pub(super) doubtful: bool,
-}
 
 /// What is known of one function and grid, or of one graph.
 #[derive(Default)]
 struct Learnt {
     shortest_ns: u64,
-    quiet_sum_ns: u64,
+    /// Samples that were believed.
     quiet: u64,
     /// A long first sample, until a second one tells whether the time was ours.
-    suspended: Option<Sample>,
+    suspended_ns: Option<u64>,
 }
 
-/// Takes a sample into account; false when it is not believed and its weight has to go elsewhere.
-pub(super) fn learn(key: u64, sample: Sample) -> bool {
+/// One measured launch.
+#[derive(Clone, Copy)]
+pub(super) struct Sample {
+    pub(super) time_ns: u64,
+    /// Nothing of the compute engine's stood before it.
+    pub(super) exposed: bool,
+}
+
+/// What a sample is worth.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It counts.
+    Believed,
+    /// It counts, and shows that those before were not to be believed.
+    Corrects,
+    /// It tells nothing.
+    Contended,
+    /// It may have been long for another's sake.
+    Doubtful,
+}
+
+/// Takes a sample into account.
+pub(super) fn learn(key: u64, sample: Sample) -> Verdict {
     // Asked before the lock is taken, since it may read a directory.
-    let others = life::others_present();
-    let is_long = sample.time_ns >= if others { SLICE_NS / 2 } else { SLICE_NS };
+    let slice_ns = if life::others_present() { SHORT_SLICE_NS } else { SLICE_NS };
     let mut learnt = LEARNT.lock();
     let learnt = learnt.get_or_insert_with(HashMap::new);
-    let is_new = !learnt.contains_key(&key);
-    if is_new && learnt.len() >= LEARNT_MAX {
-        believe(sample);
-        return true;
-    }
-    if is_new && is_long && sample.doubtful {
-        segment::add(Statistic::GpuSamplesContended, 1);
-        return false;
-    }
-    let entry = learnt.entry(key).or_default();
-    if is_new && is_long {
-        entry.shortest_ns = sample.time_ns;
-        entry.suspended = Some(sample);
+    let verdict = if learnt.len() >= LEARNT_MAX && !learnt.contains_key(&key) {
+        Verdict::Believed
     } else {
-        entry.take(sample, is_new, others);
+        learnt.entry(key).or_default().take(sample, slice_ns)
+    };
+    match verdict {
+        Verdict::Believed | Verdict::Corrects => believe(sample.time_ns),
+        Verdict::Contended | Verdict::Doubtful => segment::add(Statistic::GpuSamplesContended, 1),
     }
-    true
+    verdict
 }
 
 impl Learnt {
-    fn take(&mut self, mut sample: Sample, is_new: bool, others: bool) {
-        self.shortest_ns = if is_new { sample.time_ns } else { self.shortest_ns.min(sample.time_ns) };
-        if let Some(first) = self.suspended.take() {
-            if first.time_ns / 2 <= sample.time_ns {
-                self.quiet(first);
-            } else {
-                segment::add(Statistic::GpuSamplesContended, 1);
-                sample.weight += first.weight;
-            }
+    fn take(&mut self, sample: Sample, slice_ns: u64) -> Verdict {
+        let time_ns = sample.time_ns;
+        if self.quiet == 0 && time_ns >= SHORT_SLICE_NS / 2 && sample.exposed {
+            return Verdict::Doubtful;
         }
-        if self.quiet > 0 && is_contended(sample.time_ns, self.shortest_ns, others) {
-            segment::add(Statistic::GpuSamplesContended, 1);
-            let mean_ns = self.quiet_sum_ns / self.quiet;
-            segment::add(Statistic::GpuTime, mean_ns.saturating_mul(sample.weight));
-        } else {
-            self.quiet(sample);
+        if self.quiet == 0 && self.suspended_ns.is_none() && time_ns >= slice_ns {
+            self.suspended_ns = Some(time_ns);
+            return Verdict::Contended;
         }
-    }
-
-    fn quiet(&mut self, sample: Sample) {
-        self.quiet_sum_ns = self.quiet_sum_ns.saturating_add(sample.time_ns);
+        if self.suspended_ns.take().is_some_and(|first_ns| first_ns / 2 <= time_ns) {
+            self.quiet += 1;
+            self.shortest_ns = time_ns;
+        }
+        let shortest_ns = if self.quiet == 0 { time_ns } else { self.shortest_ns };
+        if time_ns.saturating_sub(shortest_ns + shortest_ns / 2) > slice_ns {
+            return Verdict::Contended;
+        }
         self.quiet += 1;
-        believe(sample);
+        self.shortest_ns = shortest_ns.min(time_ns);
+        if shortest_ns.saturating_sub(time_ns) > slice_ns { Verdict::Corrects } else { Verdict::Believed }
     }
 }
 
-fn believe(sample: Sample) {
-    segment::record(&segment().gpu, sample.time_ns);
-    segment::add(Statistic::GpuTime, sample.time_ns.saturating_mul(sample.weight));
-}
-
-/// Far above the shortest, while somebody else could have been the reason; or by as much as a time slice anyway.
-fn is_contended(time_ns: u64, shortest_ns: u64, others: bool) -> bool {
-    let excess_ns = time_ns.saturating_sub(shortest_ns + shortest_ns / 2);
-    excess_ns > SLICE_NS || (excess_ns > NOISE_NS && others)
+fn believe(time_ns: u64) {
+    segment::record(&segment().gpu, time_ns);
 }
 
 /// cuModuleUnload, cuLibraryUnload: a function's handle may come back for another.

@@ -1,22 +1,22 @@
 //! GPU time by sampled event pairs.
 //!
-//! One launch in N, at random distances so that no period of the program is hit or missed, gets an event before and
-//! after it. The time between the two, less what lies between two events with nothing between them, is the launch's
-//! GPU time; with the number of launches it stands for as its weight it is added to the process's total
-//! (Horvitz-Thompson, stratified into kernels and graphs; a graph is timed as one, gaps between its kernels included).
-//! What would falsify it:
+//! Launches are counted by kernel, all of them, and some of each kernel's are sampled: an event before and an event after
+//! it. The time between the two, less what lies between two events with nothing between them, is the launch's GPU time;
+//! launches times mean time, summed up over the kernels, is the process's ([`strata`]; a graph is timed as one, gaps
+//! between its kernels included). What would falsify it:
 //!
 //! * **The gap.** On an idle stream the first event is done long before the host has submitted the kernel: the pair then
-//!   shows mostly the host. So the stream is asked before: if it is idle, the host's time from the first event to the
-//!   end of the launch call is subtracted; if it is busy and the first event still waits when the launch call has
-//!   returned, there was no gap. For the same reason nothing of ours stands between the launch and the second event.
-//! * **First launches** of a function load code, on the host: a launch call on an idle stream that takes more than
-//!   [`SLOW_NS`](sampler::SLOW_NS) is discarded.
+//!   shows mostly the host. So an idle stream is kept busy for that moment ([`hold`]), and a pair whose first event does
+//!   not wait any more when the launch call has returned is thrown away. The gap could be subtracted instead, and is
+//!   where streams cannot be held; in eager ResNet-50, whose kernels take 2 us, that was 2.4 us too much at the median.
+//! * **First launches** of a function load code, on the host and on the device: never sampled.
 //! * **Others on the GPU.** A time slice given to another process inside a pair is not our time: 2 ms on a kernel of
-//!   10 us, so that a few such samples double the total. [`learnt`] tells them by the history of the function.
+//!   10 us. [`learnt`] tells such samples by the history of the function. A held stream does not invite it: the GPU turns
+//!   to others when it has nothing to do for us.
 //!
-//! N follows from a budget ([`sampler`]). During captures nothing is sampled, and launches with programmatic dependence
-//! are left alone, since an event between them and their predecessor would undo it.
+//! How often is a matter of budget ([`sampler`]). During captures nothing is sampled, and launches with programmatic
+//! dependence are left alone, since an event between them and their predecessor would undo it: they count as long as
+//! the others are on average.
 //!
 //! Candidates weighed: an event after every launch (16 % slower, measured by the prototype); graphs made of
 //! event-kernel-event (50 us a sample); a stream wait value that holds the kernel back until both events are queued
@@ -24,17 +24,22 @@
 //!
 //! | module | what lives there |
 //! | --- | --- |
-//! | [`sampler`] | a thread's part: when to sample, what it may cost |
+//! | [`strata`] | launches counted by kernel, means, the sum |
+//! | [`sampler`] | a thread's part: what sampling may cost, the pairs on their way |
 //! | [`pair`] | two events, and what lies between them |
+//! | [`hold`] | keeping an idle stream busy for a pair |
 //! | [`learnt`] | what is known of each function, and whether a sample is to be believed |
 
+mod hold;
 mod learnt;
 mod pair;
 mod sampler;
+mod strata;
 
 pub(crate) use learnt::{forget_functions, forget_graph};
 pub(crate) use pair::forget_context;
 pub(crate) use sampler::Sampler;
+pub(crate) use strata::{Countdowns, is_due, settle_all};
 
 use crate::clock;
 use crate::cuda::{Status, sys};
@@ -48,53 +53,32 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// Whether sampling is wanted; see `AISHIM_SAMPLE`.
 static ENABLED: AtomicBool = AtomicBool::new(true);
 
-/// What is launched, as far as its GPU time is concerned.
-#[derive(Clone, Copy)]
-pub(crate) struct Subject {
-    key: u64,
-    stratum: Stratum,
-    /// May have events put around it.
-    measurable: bool,
+/// What a kernel is known by: its function, its grid and a block's width, as one multiplication makes of them.
+#[inline]
+pub(crate) fn kernel_key(function: usize, grid: [u32; 3], block_x: u32) -> u64 {
+    let [x, y, z] = grid.map(u64::from);
+    let known = function as u64 ^ (x << 20) ^ (y << 36) ^ (z << 48) ^ (u64::from(block_x) << 54);
+    known.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// Launches that are alike enough for one to stand for others.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stratum {
-    Kernels,
-    Graphs,
+/// What a graph is known by.
+#[inline]
+pub(crate) fn graph_key(graph: usize) -> u64 {
+    kernel_key(graph, [0; 3], 0)
 }
 
-impl Subject {
-    /// A kernel, known by its function and grid.
-    pub(crate) fn kernel(function: usize, grid: [u32; 3]) -> Self {
-        let mut key = function as u64;
-        for size in grid {
-            key = (key ^ u64::from(size)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
-        }
-        Self { key, stratum: Stratum::Kernels, measurable: true }
-    }
-
-    /// # Safety
-    /// `config` points to a launch configuration.
-    pub(crate) unsafe fn kernel_ex(function: usize, config: *const sys::CUlaunchConfig) -> Self {
-        // SAFETY: the caller's promise; read field by field, since its attributes hold enums.
-        let (grid, attributes, count) = unsafe {
-            let c = config;
-            ([(*c).gridDimX, (*c).gridDimY, (*c).gridDimZ], (*c).attrs, (*c).numAttrs as usize)
-        };
-        let ids = (0..if attributes.is_null() { 0 } else { count.min(64) }).map(|i| {
-            // SAFETY: the configuration says that there are so many attributes; the enum is read as an integer.
-            unsafe { (&raw const (*attributes.add(i)).id).cast::<u32>().read() }
-        });
-        let mut subject = Self::kernel(function, grid);
-        subject.measurable = !ids.into_iter().any(|id| PROGRAMMATIC.contains(&id));
-        subject
-    }
-
-    /// A graph.
-    pub(crate) fn graph(graph: usize) -> Self {
-        Self { key: graph as u64, stratum: Stratum::Graphs, measurable: true }
-    }
+/// Whether events may be put around a launch.
+///
+/// # Safety
+/// `config` points to a launch configuration.
+pub(crate) unsafe fn is_measurable(config: *const sys::CUlaunchConfig) -> bool {
+    // SAFETY: the caller's promise; read field by field, since the attributes hold enums.
+    let (attributes, count) = unsafe { ((*config).attrs, (*config).numAttrs as usize) };
+    let mut ids = (0..if attributes.is_null() { 0 } else { count.min(64) }).map(|i| {
+        // SAFETY: the configuration says that there are so many attributes; the enum is read as an integer.
+        unsafe { (&raw const (*attributes.add(i)).id).cast::<u32>().read() }
+    });
+    !ids.any(|id| PROGRAMMATIC.contains(&id))
 }
 
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`, `_PROGRAMMATIC_EVENT`, `_LAUNCH_COMPLETION_EVENT`.
@@ -105,51 +89,43 @@ pub(crate) fn disable() {
     ENABLED.store(false, Relaxed);
 }
 
-/// A new thread begins with a sample of its first launches; where sampling is off, it never comes to one.
-pub(crate) fn prepared(thread: *mut Thread) -> Option<*mut Thread> {
-    if thread.is_null() {
-        return None;
+/// Reads the samples that are done, and sums up; the program has just waited.
+pub(crate) fn synchronised(thread: &mut Thread) {
+    if ENABLED.load(Relaxed) {
+        thread.sampler.synchronised();
     }
-    if !ENABLED.load(Relaxed) {
-        // SAFETY: the calling thread's own.
-        let thread = unsafe { &mut *thread };
-        (thread.kernels_to_sample, thread.graphs_to_sample) = (0, 0);
-    }
-    Some(thread)
 }
 
-/// A launch whose turn it is to be sampled.
+/// A launch whose kernel is due to be looked at.
 #[cold]
 pub(crate) fn launch(
     hook: Hook,
     call: impl FnOnce() -> Status,
     stream: usize,
     thread: *mut Thread,
-    subject: Subject,
+    key: u64,
+    measurable: impl FnOnce() -> bool,
 ) -> Status {
     let handle = streams::key(stream, hook) as sys::CUstream;
     let enabled = ENABLED.load(Relaxed);
-    if enabled {
+    fenced(|| {
         // SAFETY: the calling thread's own, and no reference to it is held across the driver's call.
-        fenced(|| unsafe { &mut (*thread).sampler }.before(handle, subject));
-    }
+        let sampler = unsafe { &mut (*thread).sampler };
+        if enabled {
+            sampler.before(handle, key, measurable());
+        } else {
+            sampler.table().silence(key);
+        }
+    });
     let start = clock::now();
     let status = call();
     let end = clock::now();
-    // Where sampling is off the countdown comes by here once in 2^32 launches.
-    fenced(|| {
-        if !enabled {
-            return;
-        }
+    if enabled {
         // SAFETY: as above.
-        let thread = unsafe { &mut *thread };
-        thread.sampler.after(handle, status, end);
-        let interval = thread.sampler.next_interval(subject.stratum);
-        match subject.stratum {
-            Stratum::Kernels => thread.kernels_to_sample = interval,
-            Stratum::Graphs => thread.graphs_to_sample = interval,
-        }
-    });
+        fenced(|| unsafe { &mut (*thread).sampler }.after(handle, status, end));
+    }
+    // SAFETY: as above.
+    unsafe { &mut *thread }.is_stamped(handle as usize);
     finish(hook, status, stream, thread, start, end.wrapping_sub(start));
     status
 }

@@ -1,10 +1,11 @@
 //! Two events and what lies between them.
 
-use super::{Stratum, Subject, learnt};
+use super::hold;
+use super::learnt::{self, Verdict};
 use crate::clock;
 use crate::cuda::{Status, sys};
 use crate::driver;
-use crate::segment::{self, segment};
+use crate::segment;
 use aishim_abi::statistics::Statistic;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -17,7 +18,8 @@ static EPOCH: AtomicU32 = AtomicU32::new(0);
 static SPARE: Mutex<Vec<Pair>> = Mutex::new(Vec::new());
 
 /// A context ends, and all events with it.
-pub(crate) fn forget_context(_context: usize) {
+pub(crate) fn forget_context(context: usize) {
+    hold::forget_context(context);
     EPOCH.fetch_add(1, Relaxed);
 }
 
@@ -31,12 +33,17 @@ pub(super) struct Pair {
     context: usize,
     epoch: u32,
     pub(super) state: State,
-    pub(super) subject: Subject,
-    /// Launches that the sample stands for.
-    pub(super) weight: u64,
+    /// What is launched.
+    pub(super) key: u64,
+    /// The place of its stratum.
+    pub(super) place: usize,
     /// When the first event had been recorded, in ticks, and the host's time from there to the end of the launch call.
     recorded: u64,
     gap_ns: u64,
+    /// The stream was kept busy for the first event.
+    held: bool,
+    /// Nothing of the compute engine's stood before it.
+    exposed: bool,
     order: Order,
 }
 
@@ -46,10 +53,8 @@ unsafe impl Send for Pair {}
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Free,
-    /// The first event is on its way, on a stream that was idle.
-    StartedIdle,
-    /// The same on a stream that was busy.
-    StartedBusy,
+    /// The first event is on its way.
+    Started,
     /// Both are.
     Pending,
 }
@@ -73,29 +78,34 @@ impl Pair {
             context: 0,
             epoch: 0,
             state: State::Free,
-            subject: Subject { key: 0, stratum: Stratum::Kernels, measurable: false },
-            weight: 0,
+            key: 0,
+            place: 0,
             recorded: 0,
             gap_ns: 0,
+            held: false,
+            exposed: false,
             order: Order::Gap,
         }
     }
 
-    /// Puts the first event on the stream; false where it cannot be done.
-    pub(super) fn begin(&mut self, stream: sys::CUstream, context: usize) -> bool {
+    /// Puts the first event on the stream; false where it cannot be done. `beyond_doubt` asks for work of the compute
+    /// engine before it, if there is none.
+    pub(super) fn begin(&mut self, stream: sys::CUstream, context: usize, beyond_doubt: bool) -> bool {
         if !self.is_ready(context) {
             return false;
         }
-        let state = match driver::stream_query(stream) {
-            Status::SUCCESS => State::StartedIdle,
-            Status::NOT_READY => State::StartedBusy,
+        let is_idle = match driver::stream_query(stream) {
+            Status::SUCCESS => true,
+            Status::NOT_READY => false,
             _ => return false,
         };
+        self.exposed = is_idle && !(beyond_doubt && hold::take_engine(stream, context));
+        self.held = is_idle && hold::is_possible() && hold::put(stream);
         if !driver::event_record(self.start, stream).is_ok() {
             return false;
         }
         self.recorded = clock::now();
-        self.state = state;
+        self.state = State::Started;
         true
     }
 
@@ -107,20 +117,18 @@ impl Pair {
         }
         self.has_after = third && driver::event_record(self.after, stream).is_ok();
         self.gap_ns = clock::ns(launched.wrapping_sub(self.recorded));
-        self.order = match self.state {
-            State::StartedIdle => Order::Gap,
-            // Still waiting behind earlier work, a moment after the launch: the kernel follows it without a gap.
-            _ if driver::event_query(self.start) == Status::NOT_READY => Order::Close,
-            _ => Order::Gap,
-        };
-        let usable = self.order == Order::Close || self.gap_ns < slow_ns;
+        // Still waiting, a moment after the launch: the kernel follows it without a gap.
+        let is_close = driver::event_query(self.start) == Status::NOT_READY;
+        self.order = if is_close { Order::Close } else { Order::Gap };
+        match (self.held, is_close) {
+            (true, true) => hold::was_long_enough(),
+            (true, false) => hold::was_too_short(self.gap_ns),
+            (false, _) => {}
+        }
+        self.exposed |= !is_close;
+        let usable = is_close || self.gap_ns < slow_ns;
         self.state = if usable { State::Pending } else { State::Free };
         usable
-    }
-
-    /// Whether the stream was busy with earlier work when the launch was submitted.
-    pub(super) fn was_busy(&self) -> bool {
-        self.order == Order::Close
     }
 
     /// Whether its context has ended since.
@@ -148,23 +156,30 @@ impl Pair {
 
     /// The launch's own time in what the pair shows, where that is plausible.
     ///
-    /// Beyond it there are, in terms of an empty pair and measured against CUPTI on an H200
-    /// (benches/gpu/pair_overhead.py): with a gap, the gap and one empty pair; close behind earlier work, two and a
-    /// half. Where the stream seemed busy and the event had run all the same, the earlier work as a rule had just ended
-    /// when the stream was asked, so that is a gap too. But an event may also have been held up, by that work or by
-    /// another process's time slice: then there was no gap, and subtracting it leaves less than any kernel takes.
+    /// Beyond it there are, in terms of an empty pair (1.25 us) and measured against CUPTI on an H100 and an H200: close
+    /// behind what held the stream 1.9 of them; close behind earlier work 2.4; with a gap, the gap and one. A gap is the
+    /// host's time and right to some microseconds only, so it has to be small beside the launch, unless streams cannot
+    /// be held.
     fn launch_alone(&self, between_ns: u64) -> Option<u64> {
         const SHORTEST_NS: u64 = 500;
-        let empty_ns = segment().counters[Statistic::EmptyPair as usize].load(Relaxed);
-        let close = between_ns.saturating_sub(empty_ns * 5 / 2);
-        let time_ns = match self.order {
-            Order::Close => close.max(SHORTEST_NS),
-            Order::Gap => match between_ns.saturating_sub(self.gap_ns + empty_ns) {
-                too_short if too_short < SHORTEST_NS => close,
-                plausible => plausible,
-            },
+        const LONG_BESIDE_GAP: u64 = 8;
+        let empty_ns = segment::value(Statistic::EmptyPair);
+        let beyond_ns = match (self.order, self.held) {
+            (Order::Close, true) => empty_ns * 19 / 10,
+            (Order::Close, false) => empty_ns * 24 / 10,
+            (Order::Gap, _) => self.gap_ns + empty_ns,
         };
-        (time_ns >= SHORTEST_NS).then_some(time_ns)
+        let time_ns = between_ns.saturating_sub(beyond_ns);
+        match self.order {
+            Order::Close => Some(time_ns.max(SHORTEST_NS)),
+            Order::Gap if hold::is_possible() && time_ns < LONG_BESIDE_GAP * self.gap_ns => None,
+            // An event may also have been held up by earlier work, or by another process's time slice: then there was
+            // no gap, and subtracting it leaves less than any kernel takes.
+            Order::Gap => {
+                Some(if time_ns < SHORTEST_NS { between_ns.saturating_sub(empty_ns * 24 / 10) } else { time_ns })
+                    .filter(|ns| *ns >= SHORTEST_NS)
+            }
+        }
     }
 
     /// The events of an ended context went with it.
@@ -246,9 +261,9 @@ fn note_empty_pair(nanoseconds: u64) {
     segment::set(Statistic::EmptyPair, shortest);
 }
 
-/// Reads `pair` and counts what it tells: the time, `None` when its weight has to find another sample, or an error when
+/// Reads `pair` and counts what it tells: the time and its worth, `None` when it tells nothing, or an error when
 /// it is not done.
-pub(super) fn read(pair: &mut Pair, single_launches: bool) -> Result<Option<u64>, NotYet> {
+pub(super) fn read(pair: &mut Pair) -> Result<Option<(u64, Verdict)>, NotYet> {
     match pair.elapsed() {
         Elapsed::NotYet => Err(NotYet),
         Elapsed::Unreadable => {
@@ -256,10 +271,9 @@ pub(super) fn read(pair: &mut Pair, single_launches: bool) -> Result<Option<u64>
             Ok(None)
         }
         Elapsed::Ns(time_ns) => {
-            let sample =
-                learnt::Sample { time_ns, weight: pair.weight, doubtful: !pair.was_busy() && !single_launches };
             segment::add(Statistic::GpuSamples, 1);
-            Ok(learnt::learn(pair.subject.key, sample).then_some(time_ns))
+            let sample = learnt::Sample { time_ns, exposed: pair.exposed };
+            Ok(Some((time_ns, learnt::learn(pair.key, sample))))
         }
     }
 }
