@@ -178,8 +178,9 @@ macro_rules! own_calls {
                 type Real = unsafe extern "C-unwind" fn($($ty),*) -> Status;
                 // SAFETY: the driver exports this symbol with this signature since CUDA 4.0 to 12.0 (the symbol is versioned).
                 let function = unsafe { std::mem::transmute::<*mut c_void, Real>(function) };
-                #[allow(ffi_unwind_calls, reason = "callers have cancellation switched off, see fence")]
-                // SAFETY: the driver checks handles itself; the pointers are to our own variables.
+                #[allow(ffi_unwind_calls, reason = "callers have cancellation switched off, see fence, or nothing to drop")]
+                // SAFETY: the driver checks handles itself; the pointers are to our own variables, or the program's own,
+                // passed on in the call that it has made.
                 unsafe { function($($arg),*) }
             }
         )*
@@ -221,6 +222,20 @@ own_calls! {
     host_alloc c"cuMemHostAlloc" (memory: *mut *mut c_void, bytes: usize, flags: c_uint);
     /// cuMemFreeHost.
     host_free c"cuMemFreeHost" (memory: *mut c_void);
+    /// cuMemHostUnregister.
+    host_unregister c"cuMemHostUnregister" (memory: *mut c_void);
+    /// cuMemHostGetFlags.
+    host_flags c"cuMemHostGetFlags" (flags: *mut c_uint, memory: *mut c_void);
+    /// cuMemHostGetDevicePointer.
+    host_device_pointer c"cuMemHostGetDevicePointer_v2" (pointer: *mut sys::CUdeviceptr, memory: *mut c_void, flags: c_uint);
+    /// cuMemGetAddressRange.
+    address_range c"cuMemGetAddressRange_v2" (base: *mut sys::CUdeviceptr, bytes: *mut usize, at: sys::CUdeviceptr);
+    /// cuPointerGetAttribute.
+    pointer_attribute c"cuPointerGetAttribute" (value: *mut c_void, number: c_uint, at: sys::CUdeviceptr);
+    /// cuPointerGetAttributes.
+    pointer_attributes c"cuPointerGetAttributes" (count: c_uint, numbers: *mut c_uint, values: *mut *mut c_void, at: sys::CUdeviceptr);
+    /// cuPointerSetAttribute.
+    set_pointer_attribute c"cuPointerSetAttribute" (value: *const c_void, number: c_uint, at: sys::CUdeviceptr);
 }
 
 /// The context current on the calling thread; null when there is none.

@@ -4,7 +4,9 @@
 
 use crate::cuda::{Abi, Status, sys::*};
 use crate::driver;
-use crate::handlers::{capture, context, device_memory, host_memory, launch, lookup, streams, synchronise, work};
+use crate::handlers::{
+    capture, context, device_memory, host_memory, launch, lookup, pointers, streams, synchronise, work,
+};
 use crate::hook::Hook;
 use crate::sampling;
 use crate::table::with_hooks;

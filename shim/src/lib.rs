@@ -11,11 +11,13 @@
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
 //! | `pinned`, `gpu_fence` | the pool of pinned memory in this process, and when the GPU is done with a block |
+//! | `block_notes` | what a program has asked or set about single blocks |
 //! | `ranges` | whose an address is |
 //! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
 
 #![cfg_attr(test, allow(dead_code, reason = "in unit tests nothing is exported, so nothing is reached"))]
 
+mod block_notes;
 mod clock;
 mod config;
 mod cuda;

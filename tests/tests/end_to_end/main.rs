@@ -9,6 +9,7 @@ mod captures;
 mod cudart;
 mod descriptors;
 mod endings;
+mod fidelity;
 mod forks;
 mod headers;
 mod launches;
