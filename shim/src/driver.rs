@@ -77,6 +77,20 @@ fn is_loaded() -> bool {
     base_of(base as *const c_void) == Some(base)
 }
 
+/// Whether the process has a driver, known to us by now or not. Loads none.
+pub(crate) fn is_present() -> bool {
+    if !real(Hook::cuMemHostAlloc).is_null() {
+        return true;
+    }
+    // SAFETY: dlopen(3) with RTLD_NOLOAD, which only looks.
+    let loaded = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    if !loaded.is_null() {
+        // SAFETY: gives back the reference that was just taken; the process's own keeps it loaded.
+        unsafe { libc::dlclose(loaded) };
+    }
+    !loaded.is_null()
+}
+
 /// For a program linked to the driver, whose calls reach us without any lookup: finds the driver behind us.
 #[cold]
 pub(crate) fn resolve_late(hook: Hook) -> *const c_void {

@@ -7,6 +7,7 @@
 //! | `table`, `hook` | what is interposed, and each hook by number |
 //! | `exports` | every exported symbol, among them `dlsym` |
 //! | `dlsym`, `driver` | how lookups are answered; the real driver's functions |
+//! | `direct` | what `include/aishim.h` declares, for programs that know of us |
 //! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
@@ -21,6 +22,7 @@ mod block_notes;
 mod clock;
 mod config;
 mod cuda;
+mod direct;
 mod dlsym;
 mod driver;
 mod exports;

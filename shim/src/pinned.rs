@@ -13,7 +13,7 @@ use crate::handlers::capture::{RelaxedThread, Section};
 use crate::mode;
 use crate::segment;
 use aishim_abi::statistics::Statistic;
-use aishim_pool::{BlockInfo, FreeOutcome, GrowOutcome, Miss, PinnedSource, Pool, PoolConfig};
+use aishim_pool::{BlockInfo, FreeOutcome, GrowOutcome, Miss, PinnedSource, Pool, PoolConfig, PoolStats};
 use parking_lot::Mutex;
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -273,6 +273,11 @@ fn publish(pool: &Pool) {
     segment::raise(Statistic::PoolHighWater, stats.high_water_bytes);
     segment::raise(Statistic::PoolHits, EARLIER_HITS.load(Relaxed) + stats.hits);
     segment::raise(Statistic::PoolFences, EARLIER_MARKS.load(Relaxed) + stats.marks_made);
+}
+
+/// The figures of the pool there is; all 0 where there is none.
+pub(crate) fn stats() -> PoolStats {
+    home().map_or_else(PoolStats::default, |home| home.pool.stats())
 }
 
 /// The driver as the source of page-locked memory.

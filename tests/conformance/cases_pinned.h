@@ -227,7 +227,7 @@ static void ask_subject(void *data) { U32 f; atomic_store((atomic_int *)data, d.
 static void type_subject(void *data) { U64 v; atomic_store((atomic_int *)data, d.cuPointerGetAttribute(&v, MEMORY_TYPE, (Address)subject)); }
 static void alloc_subject(void *data) { void *p = NULL; atomic_store((atomic_int *)data, d.cuMemHostAlloc(&p, 4096, 0)); }
 static void ask_context(void *data) { Handle c; atomic_store((atomic_int *)data, d.cuCtxGetCurrent(&c)); }
-/* What a function on a stream was answered. */
+/* What a function on a stream was answered; each in a process of its own, since a driver may also never answer there. */
 static long long on_stream(HostFunction function) {
     Handle s = stream_of(0);
     seen = -1;
@@ -235,12 +235,12 @@ static long long on_stream(HostFunction function) {
     drop_stream(s);
     return seen;
 }
-RECORDS(host_function_current_context, 800) { return on_stream(ask_context); }
-RECORDS(host_function_host_alloc, 800) { return on_stream(alloc_subject); }
-RECORDS(host_function_free_host, 800) { subject = pinned(4096); long long r = on_stream(free_subject); if (r) d.cuMemFreeHost(subject); return r; }
-RECORDS(host_function_flags, 800) { subject = pinned(4096); long long r = on_stream(ask_subject); d.cuMemFreeHost(subject); return r; }
-RECORDS(host_function_attribute, 800) { subject = pinned(4096); long long r = on_stream(type_subject); d.cuMemFreeHost(subject); return r; }
-RECORDS(host_function_flags_of_freed, 800) { subject = freed(); return on_stream(ask_subject); }
+ALONE_RECORDS(host_function_current_context, 800) { return on_stream(ask_context); }
+ALONE_RECORDS(host_function_host_alloc, 800) { return on_stream(alloc_subject); }
+ALONE_RECORDS(host_function_free_host, 800) { subject = pinned(4096); long long r = on_stream(free_subject); if (r) d.cuMemFreeHost(subject); return r; }
+ALONE_RECORDS(host_function_flags, 800) { subject = pinned(4096); long long r = on_stream(ask_subject); d.cuMemFreeHost(subject); return r; }
+ALONE_RECORDS(host_function_attribute, 800) { subject = pinned(4096); long long r = on_stream(type_subject); d.cuMemFreeHost(subject); return r; }
+ALONE_RECORDS(host_function_flags_of_freed, 800) { subject = freed(); return on_stream(ask_subject); }
 
 /* ---- with another context current, or none ---- */
 
@@ -291,18 +291,22 @@ static long long with_other_context(Question question, bool is_the_others) {
     if (d.cuCtxCreate_v2(&other, 0, 0)) return -999;
     char *second = pinned(4096);
     if (is_the_others) d.cuCtxSetCurrent(context);
-    return question(is_the_others ? second : first);
+    long long r = question(is_the_others ? second : first);
+    d.cuCtxDestroy_v2(other);
+    d.cuCtxSetCurrent(context);
+    if (question != ask_free || is_the_others || r) d.cuMemFreeHost(first);
+    return r;
 }
-ALONE_RECORDS(other_context_flags, 2) { return with_other_context(ask_flags, false); }
-ALONE_RECORDS(other_context_device_pointer, 1) { return with_other_context(ask_device_pointer, false); }
-ALONE_RECORDS(other_context_range, 4096) { return with_other_context(ask_range, false); }
-ALONE_RECORDS(other_context_size, 4096) { return with_other_context(ask_size, false); }
-ALONE_RECORDS(other_context_owner, 1) { return with_other_context(ask_owner, false); }
-ALONE_RECORDS(other_context_free, 0) { return with_other_context(ask_free, false); }
-ALONE_RECORDS(others_memory_flags, 2) { return with_other_context(ask_flags, true); }
-ALONE_RECORDS(others_memory_size, 4096) { return with_other_context(ask_size, true); }
-ALONE_RECORDS(others_memory_owner, 0) { return with_other_context(ask_owner, true); }
-ALONE_RECORDS(others_memory_free, 0) { return with_other_context(ask_free, true); }
+RECORDS(other_context_flags, 2) { return with_other_context(ask_flags, false); }
+RECORDS(other_context_device_pointer, 1) { return with_other_context(ask_device_pointer, false); }
+RECORDS(other_context_range, 4096) { return with_other_context(ask_range, false); }
+RECORDS(other_context_size, 4096) { return with_other_context(ask_size, false); }
+RECORDS(other_context_owner, 1) { return with_other_context(ask_owner, false); }
+RECORDS(other_context_free, 0) { return with_other_context(ask_free, false); }
+RECORDS(others_memory_flags, 2) { return with_other_context(ask_flags, true); }
+RECORDS(others_memory_size, 4096) { return with_other_context(ask_size, true); }
+RECORDS(others_memory_owner, 0) { return with_other_context(ask_owner, true); }
+RECORDS(others_memory_free, 0) { return with_other_context(ask_free, true); }
 
 /* A block of a context that has been destroyed, reset or released, asked about in another or in the one that came after. */
 enum End { DESTROYED, RESET, RELEASED };

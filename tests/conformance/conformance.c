@@ -215,7 +215,7 @@ static bool set_up(void) {
     return result == 0;
 }
 
-/* Runs a case in a fresh process; a crash is 100000 + its signal. */
+/* Runs a case in a fresh process; a crash is 100000 + its signal, and a hang SIGALRM's. */
 static long long run_alone(const char *name) {
     char value[64] = "";
     int ends[2];
@@ -247,6 +247,7 @@ static int run_one(const char *name, bool bare) {
     if (!found) return 2;
     /* Cases that look at a driver not yet set up say so by their name. */
     if (strncmp(name, "before_init", 11) && !set_up()) return 1;
+    alarm(30);
     long long value = found->run();
     printf(bare ? "%lld\n" : "%lld (expected %lld)\n", value, found->expected);
     fflush(stdout);
@@ -302,7 +303,7 @@ static int list_better(void) {
 }
 
 int main(int count, char **arguments) {
-    alarm(120);
+    alarm(200);
     if (count == 2 && !strcmp(arguments[1], "--better")) return list_better();
     if (!open_driver()) return 1;
     if (count == 3 && !strcmp(arguments[1], "--value")) return run_one(arguments[2], true);

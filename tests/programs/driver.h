@@ -124,6 +124,7 @@ enum { PORTABLE = 1, DEVICEMAP = 2, WRITECOMBINED = 4 };
     X(cuMemHostAlloc, "cuMemHostAlloc", 2020, (void **, size_t, unsigned)) \
     X(cuMemAllocHost_v2, "cuMemAllocHost", 3020, (void **, size_t)) \
     X(cuMemFreeHost, "cuMemFreeHost", 2000, (void *)) \
+    X(cuMemGetAddressRange_v2, "cuMemGetAddressRange", 3020, (CUdeviceptr *, size_t *, CUdeviceptr)) \
     X(cuMemHostGetFlags, "cuMemHostGetFlags", 2030, (unsigned *, void *)) \
     X(cuMemHostRegister_v2, "cuMemHostRegister", 6050, (void *, size_t, unsigned)) \
     X(cuMemHostUnregister, "cuMemHostUnregister", 4000, (void *)) \

@@ -8,6 +8,7 @@ mod allocators;
 mod captures;
 mod cudart;
 mod descriptors;
+mod direct_use;
 mod endings;
 mod fidelity;
 mod forks;
