@@ -52,3 +52,12 @@ fn the_columns_agree() {
         assert!(agrees, "{name}: {value} without the library, {} under it", ours[name]);
     }
 }
+
+#[test]
+fn no_identity_comes_twice() {
+    let program = Program::new("pinned_identities").build();
+    let sandbox = Sandbox::new();
+    for command in [&mut sandbox.native(&program), &mut sandbox.shimmed(&program)] {
+        assert_eq!(sandbox.succeed(command).stdout, "0 twice\n");
+    }
+}
