@@ -51,14 +51,14 @@ pub(crate) fn syncs(start: usize) -> bool {
     NOTES.lock().get(&start).is_some_and(|note| note.syncs)
 }
 
-/// Sets or unsets SYNC_MEMOPS for it.
-pub(crate) fn set_syncs(start: usize, syncs: bool) {
-    with_note(start, |note| note.syncs = syncs);
+/// Sets or unsets SYNC_MEMOPS for it; returns what it was.
+pub(crate) fn set_syncs(start: usize, syncs: bool) -> bool {
+    with_note(start, |note| std::mem::replace(&mut note.syncs, syncs))
 }
 
-/// Whether it is set for any other block.
-pub(crate) fn others_sync(start: usize) -> bool {
-    NOTES.lock().iter().any(|(other, note)| *other != start && note.syncs)
+/// Whether it is set for any block.
+pub(crate) fn some_sync() -> bool {
+    NOTES.lock().values().any(|note| note.syncs)
 }
 
 /// The block that begins at `start` is about to be freed. Where none does, nothing happens.
@@ -87,12 +87,11 @@ mod tests {
     fn an_identity_lasts_as_long_as_its_block() {
         let (first, other) = (identity(0x1000), identity(0x2000));
         assert!(first != other && first & other & OURS != 0);
-        set_syncs(0x1000, true);
-        assert_eq!((identity(0x1000), syncs(0x1000), others_sync(0x1000)), (first, true, false));
-        assert!(others_sync(0x2000));
+        assert!(!set_syncs(0x1000, true) && set_syncs(0x1000, true));
+        assert_eq!((identity(0x1000), syncs(0x1000), syncs(0x2000), some_sync()), (first, true, false, true));
         block_freed(0x1000);
         assert_ne!(identity(0x1000), first);
-        assert!(!syncs(0x1000));
+        assert!(!syncs(0x1000) && !some_sync());
         pool_gone();
         assert_ne!(identity(0x2000), other);
         assert_eq!(COUNT.load(Relaxed), 1);

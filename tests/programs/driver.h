@@ -127,6 +127,8 @@ enum { PORTABLE = 1, DEVICEMAP = 2, WRITECOMBINED = 4 };
     X(cuMemFreeHost, "cuMemFreeHost", 2000, (void *)) \
     X(cuMemGetAddressRange_v2, "cuMemGetAddressRange", 3020, (CUdeviceptr *, size_t *, CUdeviceptr)) \
     X(cuPointerGetAttribute, "cuPointerGetAttribute", 4000, (void *, CUpointer_attribute, CUdeviceptr)) \
+    X(cuPointerSetAttribute, "cuPointerSetAttribute", 6000, (const void *, CUpointer_attribute, CUdeviceptr)) \
+    X(cuMemHostGetDevicePointer_v2, "cuMemHostGetDevicePointer", 3020, (CUdeviceptr *, void *, unsigned)) \
     X(cuPointerGetAttributes, "cuPointerGetAttributes", 7000, (unsigned, CUpointer_attribute *, void **, CUdeviceptr)) \
     X(cuMemHostGetFlags, "cuMemHostGetFlags", 2030, (unsigned *, void *)) \
     X(cuMemHostRegister_v2, "cuMemHostRegister", 6050, (void *, size_t, unsigned)) \

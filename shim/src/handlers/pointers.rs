@@ -185,11 +185,20 @@ pub(crate) unsafe fn set_attribute(
     };
     // SAFETY: not null, and the program's to be read; an unsigned integer by the API's contract.
     let wanted = unsafe { value.cast::<c_uint>().read_unaligned() } != 0;
-    let slab_stays_set = !wanted && fenced(|| block_notes::others_sync(start));
-    let status = if slab_stays_set { forward(hook, || Status::SUCCESS) } else { forward(hook, call) };
-    if status.is_ok() {
-        fenced(|| block_notes::set_syncs(start, wanted));
+    // Noted before the driver is told, so that another thread which unsets the slab at this moment sees it, below.
+    let before = fenced(|| block_notes::set_syncs(start, wanted));
+    if !wanted && fenced(block_notes::some_sync) {
+        return forward(hook, || Status::SUCCESS);
     }
+    let status = forward(hook, call);
+    fenced(|| {
+        if !status.is_ok() {
+            block_notes::set_syncs(start, before);
+        } else if !wanted && block_notes::some_sync() && mode::may_call_driver() {
+            let set: c_uint = 1;
+            let _ = driver::set_pointer_attribute((&raw const set).cast(), SYNC_MEMOPS, at);
+        }
+    });
     status
 }
 
