@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 built=${1:?usage: scripts/dist.sh CARGO-OUTPUT-FOLDER}
-mkdir -p dist/sim dist/examples
+mkdir -p dist/sim dist/examples dist/include
 
 # Debug information goes, the symbol tables stay: profilers and backtraces can still name our functions.
 place() {
@@ -21,6 +21,7 @@ place libaishim.so libaishim.so 644
 place aictl aictl 755
 place libsimcuda.so sim/libcuda.so.1 644
 place vector_add examples/vector_add 755
+install -C -m 644 include/aishim.h dist/include/aishim.h
 
 # One library answers to both names; libcuda.so is what a linker and some loaders look for.
 ln -sfn libcuda.so.1 dist/sim/libnvidia-ml.so.1

@@ -46,10 +46,11 @@ build() {
 package() {
     local built=$target/$triple/release
     rm -rf "$stage"
-    mkdir -p "$stage/bin" "$stage/lib"
+    mkdir -p "$stage/bin" "$stage/lib" "$stage/include"
     strip --strip-debug -o "$stage/lib/libaishim.so" "$built/libaishim.so"
     strip --strip-debug -o "$stage/bin/aictl" "$built/aictl"
     chmod 644 "$stage/lib/libaishim.so"
+    install -m 644 include/aishim.h "$stage/include/aishim.h"
     install -m 644 scripts/INSTALL "$stage/INSTALL"
     for document in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE; do
         [ ! -e "$document" ] || install -m 644 "$document" "$stage/"

@@ -77,6 +77,20 @@ fn is_loaded() -> bool {
     base_of(base as *const c_void) == Some(base)
 }
 
+/// Whether the process has a driver, known to us by now or not. Loads none.
+pub(crate) fn is_present() -> bool {
+    if !real(Hook::cuMemHostAlloc).is_null() {
+        return true;
+    }
+    // SAFETY: dlopen(3) with RTLD_NOLOAD, which only looks.
+    let loaded = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    if !loaded.is_null() {
+        // SAFETY: gives back the reference that was just taken; the process's own keeps it loaded.
+        unsafe { libc::dlclose(loaded) };
+    }
+    !loaded.is_null()
+}
+
 /// For a program linked to the driver, whose calls reach us without any lookup: finds the driver behind us.
 #[cold]
 pub(crate) fn resolve_late(hook: Hook) -> *const c_void {
@@ -178,8 +192,9 @@ macro_rules! own_calls {
                 type Real = unsafe extern "C-unwind" fn($($ty),*) -> Status;
                 // SAFETY: the driver exports this symbol with this signature since CUDA 4.0 to 12.0 (the symbol is versioned).
                 let function = unsafe { std::mem::transmute::<*mut c_void, Real>(function) };
-                #[allow(ffi_unwind_calls, reason = "callers have cancellation switched off, see fence")]
-                // SAFETY: the driver checks handles itself; the pointers are to our own variables.
+                #[allow(ffi_unwind_calls, reason = "callers have cancellation switched off, see fence, or nothing to drop")]
+                // SAFETY: the driver checks handles itself; the pointers are to our own variables, or the program's own,
+                // passed on in the call that it has made.
                 unsafe { function($($arg),*) }
             }
         )*
@@ -225,6 +240,20 @@ own_calls! {
     host_alloc c"cuMemHostAlloc" (memory: *mut *mut c_void, bytes: usize, flags: c_uint);
     /// cuMemFreeHost.
     host_free c"cuMemFreeHost" (memory: *mut c_void);
+    /// cuMemHostUnregister.
+    host_unregister c"cuMemHostUnregister" (memory: *mut c_void);
+    /// cuMemHostGetFlags.
+    host_flags c"cuMemHostGetFlags" (flags: *mut c_uint, memory: *mut c_void);
+    /// cuMemHostGetDevicePointer.
+    host_device_pointer c"cuMemHostGetDevicePointer_v2" (pointer: *mut sys::CUdeviceptr, memory: *mut c_void, flags: c_uint);
+    /// cuMemGetAddressRange.
+    address_range c"cuMemGetAddressRange_v2" (base: *mut sys::CUdeviceptr, bytes: *mut usize, at: sys::CUdeviceptr);
+    /// cuPointerGetAttribute.
+    pointer_attribute c"cuPointerGetAttribute" (value: *mut c_void, number: c_uint, at: sys::CUdeviceptr);
+    /// cuPointerGetAttributes.
+    pointer_attributes c"cuPointerGetAttributes" (count: c_uint, numbers: *mut c_uint, values: *mut *mut c_void, at: sys::CUdeviceptr);
+    /// cuPointerSetAttribute.
+    set_pointer_attribute c"cuPointerSetAttribute" (value: *const c_void, number: c_uint, at: sys::CUdeviceptr);
 }
 
 /// The context current on the calling thread; null when there is none.

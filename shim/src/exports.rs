@@ -1,14 +1,17 @@
-//! Every symbol that libaishim.so exports: one function for each hook, and `dlsym`.
+//! Every symbol that libaishim.so exports: one function for each hook, those of `include/aishim.h`, and `dlsym`.
 //!
 //! In this crate's own unit tests nothing is exported: an exported `dlsym` would interpose the test harness.
 
 use crate::cuda::{Abi, Status, sys::*};
+use crate::direct;
 use crate::driver;
-use crate::handlers::{capture, context, device_memory, host_memory, launch, lookup, streams, synchronise, work};
+use crate::handlers::{
+    capture, context, device_memory, host_memory, launch, lookup, pointers, streams, synchronise, work,
+};
 use crate::hook::Hook;
 use crate::sampling;
 use crate::table::with_hooks;
-use std::ffi::{c_char, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 
 macro_rules! export {
@@ -61,6 +64,31 @@ macro_rules! export {
 }
 
 with_hooks!(export);
+
+/// `ai_alloc_pinned` of `include/aishim.h`, which says what it promises.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) extern "C-unwind" fn ai_alloc_pinned(bytes: usize) -> *mut c_void {
+    direct::alloc(bytes)
+}
+
+/// `ai_free_pinned` of `include/aishim.h`.
+///
+/// # Safety
+/// Nothing uses the memory any more.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C-unwind" fn ai_free_pinned(memory: *mut c_void) {
+    direct::free(memory);
+}
+
+/// `ai_pool_stats` of `include/aishim.h`.
+///
+/// # Safety
+/// `stats` is null or has room for `bytes`.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) unsafe extern "C" fn ai_pool_stats(stats: *mut c_void, bytes: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { direct::stats(stats, bytes) }
+}
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("aishim runs on x86-64 Linux: dlsym below is written in its assembly");

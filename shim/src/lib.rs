@@ -7,18 +7,22 @@
 //! | `table`, `hook` | what is interposed, and each hook by number |
 //! | `exports` | every exported symbol, among them `dlsym` |
 //! | `dlsym`, `driver` | how lookups are answered; the real driver's functions |
+//! | `direct` | what `include/aishim.h` declares, for programs that know of us |
 //! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
 //! | `pinned`, `gpu_fence` | the pool of pinned memory in this process, and when the GPU is done with a block |
+//! | `block_notes` | what a program has asked or set about single blocks |
 //! | `ranges` | whose an address is |
 //! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
 
 #![cfg_attr(test, allow(dead_code, reason = "in unit tests nothing is exported, so nothing is reached"))]
 
+mod block_notes;
 mod clock;
 mod config;
 mod cuda;
+mod direct;
 mod dlsym;
 mod driver;
 mod exports;

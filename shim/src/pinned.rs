@@ -5,6 +5,7 @@
 //! the context ends, so does its pool, and the next request makes another. A pool is never freed: a thread may be in
 //! it, and a process has few contexts.
 
+use crate::block_notes;
 use crate::cuda::{Status, host_alloc};
 use crate::driver;
 use crate::gpu_fence::{self, StreamFence};
@@ -12,7 +13,7 @@ use crate::handlers::capture::{RelaxedThread, Section};
 use crate::mode;
 use crate::segment;
 use aishim_abi::statistics::Statistic;
-use aishim_pool::{BlockInfo, FreeOutcome, GrowOutcome, Miss, PinnedSource, Pool, PoolConfig};
+use aishim_pool::{BlockInfo, FreeOutcome, GrowOutcome, Miss, PinnedSource, Pool, PoolConfig, PoolStats};
 use parking_lot::Mutex;
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -101,8 +102,7 @@ fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
     if home.context != context {
         return Err(Statistic::PoolMissContext);
     }
-    // With unified addressing, memory without flags reads back as mapped.
-    let outcome = home.pool.alloc(bytes, flags | host_alloc::DEVICEMAP);
+    let outcome = home.pool.alloc(bytes, flags);
     if home.pool.wants_growth() {
         grow_in_background(home);
     }
@@ -132,6 +132,9 @@ pub(crate) fn free(at: usize) -> Option<Status> {
     Some(status)
 }
 
+/// `CUDA_ERROR_INVALID_CONTEXT` and `CUDA_ERROR_CONTEXT_IS_DESTROYED`: the thread's context has been reset, say.
+const CONTEXT_ERRORS: &[i32] = &[201, 709];
+
 /// The first request of a context makes the pool and waits for its first slab; the others come in the background.
 fn make(context: usize) -> Option<&'static Home> {
     let _growing = GROWING.lock();
@@ -141,8 +144,8 @@ fn make(context: usize) -> Option<&'static Home> {
     let config = PoolConfig::with_capacity(CAPACITY.load(Relaxed)).ok()?;
     let pool = Pool::new(&config, Box::new(Driver), Box::new(StreamFence));
     if let Err(code) = pool.grow() {
-        // A capture that began meanwhile (900 to 908) is no reason to give up.
-        if (900..=908).contains(&code) {
+        // A capture that began meanwhile, or a context that is none any more, is no reason to give up.
+        if (900..=908).contains(&code) || CONTEXT_ERRORS.contains(&code) {
             return None;
         }
         // The driver has no such memory to give; it will say so to the program itself.
@@ -228,6 +231,7 @@ pub(crate) fn forget_context(context: usize) {
         let stats = home.pool.stats();
         HOME.store(std::ptr::null_mut(), Release);
         home.pool.forget();
+        block_notes::pool_gone();
         EARLIER_HITS.fetch_add(stats.hits, Relaxed);
         EARLIER_MARKS.fetch_add(stats.marks_made, Relaxed);
         segment::subtract(Statistic::PinnedBytes, stats.requested_bytes);
@@ -269,6 +273,11 @@ fn publish(pool: &Pool) {
     segment::raise(Statistic::PoolHighWater, stats.high_water_bytes);
     segment::raise(Statistic::PoolHits, EARLIER_HITS.load(Relaxed) + stats.hits);
     segment::raise(Statistic::PoolFences, EARLIER_MARKS.load(Relaxed) + stats.marks_made);
+}
+
+/// The figures of the pool there is; all 0 where there is none.
+pub(crate) fn stats() -> PoolStats {
+    home().map_or_else(PoolStats::default, |home| home.pool.stats())
 }
 
 /// The driver as the source of page-locked memory.

@@ -79,7 +79,14 @@ macro_rules! with_hooks {
             HostMemory cuMemFreeHost: fn(p: *mut c_void) => host_memory::free(p);
             HostMemory cuMemHostRegister_v2: fn(p: *mut c_void, bytesize: usize, Flags: u32) => host_memory::register(p, bytesize);
             HostMemory cuMemHostUnregister: fn(p: *mut c_void) => host_memory::unregister(p);
-            HostMemory cuMemHostGetFlags: fn(pFlags: *mut u32, p: *mut c_void) => host_memory::flags(pFlags, p);
+
+            // --- questions about addresses ------------------------------------------------------------------------
+            HostMemory cuMemHostGetFlags: fn(pFlags: *mut u32, p: *mut c_void) => pointers::flags(pFlags, p);
+            HostMemory cuMemHostGetDevicePointer_v2: fn(pdptr: *mut CUdeviceptr, p: *mut c_void, Flags: u32) => pointers::device_pointer(pdptr, p, Flags);
+            HostMemory cuMemGetAddressRange_v2: fn(pbase: *mut CUdeviceptr, psize: *mut usize, dptr: CUdeviceptr) => pointers::range(pbase, psize, dptr);
+            HostMemory cuPointerGetAttribute: fn(data: *mut c_void, attribute: CUpointer_attribute, ptr: CUdeviceptr) => pointers::attribute(data, attribute, ptr);
+            HostMemory cuPointerGetAttributes: fn(numAttributes: u32, attributes: *mut CUpointer_attribute, data: *mut *mut c_void, ptr: CUdeviceptr) => pointers::attributes(numAttributes, attributes, data, ptr);
+            HostMemory cuPointerSetAttribute: fn(value: *const c_void, attribute: CUpointer_attribute, ptr: CUdeviceptr) => pointers::set_attribute(value, attribute, ptr);
 
             // --- synchronisation --------------------------------------------------------------------------------
             Synchronise cuCtxSynchronize: fn() => synchronise::context(null_mut());

@@ -34,7 +34,8 @@ typedef struct CUevent_st *CUevent;
 typedef struct CUgraph_st *CUgraph;
 typedef struct CUgraphExec_st *CUgraphExec;
 typedef void (*CUhostFn)(void *);
-typedef unsigned CUstreamCaptureMode, CUstreamCaptureStatus, CUdriverProcAddressQueryResult, CUmemLocationType;
+typedef unsigned CUpointer_attribute, CUstreamCaptureMode, CUstreamCaptureStatus, CUmemLocationType;
+typedef unsigned CUdriverProcAddressQueryResult;
 typedef struct CUuuid_st {
     char bytes[16];
 } CUuuid;
@@ -124,6 +125,11 @@ enum { PORTABLE = 1, DEVICEMAP = 2, WRITECOMBINED = 4 };
     X(cuMemHostAlloc, "cuMemHostAlloc", 2020, (void **, size_t, unsigned)) \
     X(cuMemAllocHost_v2, "cuMemAllocHost", 3020, (void **, size_t)) \
     X(cuMemFreeHost, "cuMemFreeHost", 2000, (void *)) \
+    X(cuMemGetAddressRange_v2, "cuMemGetAddressRange", 3020, (CUdeviceptr *, size_t *, CUdeviceptr)) \
+    X(cuPointerGetAttribute, "cuPointerGetAttribute", 4000, (void *, CUpointer_attribute, CUdeviceptr)) \
+    X(cuPointerSetAttribute, "cuPointerSetAttribute", 6000, (const void *, CUpointer_attribute, CUdeviceptr)) \
+    X(cuMemHostGetDevicePointer_v2, "cuMemHostGetDevicePointer", 3020, (CUdeviceptr *, void *, unsigned)) \
+    X(cuPointerGetAttributes, "cuPointerGetAttributes", 7000, (unsigned, CUpointer_attribute *, void **, CUdeviceptr)) \
     X(cuMemHostGetFlags, "cuMemHostGetFlags", 2030, (unsigned *, void *)) \
     X(cuMemHostRegister_v2, "cuMemHostRegister", 6050, (void *, size_t, unsigned)) \
     X(cuMemHostUnregister, "cuMemHostUnregister", 4000, (void *)) \

@@ -42,6 +42,23 @@ static void capture(CUdeviceptr a, CUdeviceptr b, CUdeviceptr sum, CUstream stre
     CHECK(cuGraphDestroy(graph));
 }
 
+static void ask(float *pinned)
+{
+    CUdeviceptr there, start;
+    size_t bytes;
+    unsigned syncs = 1;
+    unsigned long long buffer_id;
+    CUpointer_attribute number = 2;
+    void *value = &syncs;
+
+    CHECK(cuMemHostGetDevicePointer_v2(&there, pinned, 0));
+    CHECK(cuMemGetAddressRange_v2(&start, &bytes, there));
+    CHECK(cuPointerSetAttribute(&syncs, 6, there));
+    CHECK(cuPointerGetAttribute(&buffer_id, 7, there));
+    CHECK(cuPointerGetAttributes(1, &number, &value, there));
+    ASSERT(there == (CUdeviceptr)pinned && syncs == 1); /* host memory */
+}
+
 static void compute(CUdeviceptr a, CUdeviceptr b, CUdeviceptr sum)
 {
     void *arguments[] = {&a, &b, &sum, &(int){N}};
@@ -53,6 +70,7 @@ static void compute(CUdeviceptr a, CUdeviceptr b, CUdeviceptr sum)
     CHECK(cuStreamCreate(&stream, 1));
     CHECK(cuEventCreate(&event, 0));
     CHECK(cuMemAllocHost_v2((void **)&pinned, N * sizeof *pinned));
+    ask(pinned);
     CHECK(cuMemHostRegister_v2(own, 16384, 0));
     CHECK(cuMemsetD32Async(sum, 0, N, stream));
     for (int i = 0; i < 20; i++) {

@@ -1,9 +1,11 @@
 //! Page-locked host memory: from the pool where it can, from the driver where it must.
 
+use crate::block_notes;
 use crate::cuda::{Status, address};
 use crate::driver;
 use crate::fence::fenced;
 use crate::handlers::device_memory::stored;
+use crate::handlers::pointers::{self, Whose};
 use crate::handlers::work::forward;
 use crate::hook::Hook;
 use crate::life;
@@ -56,6 +58,7 @@ pub(crate) unsafe fn free(hook: Hook, call: impl FnOnce() -> Status, memory: *mu
         return free_unpooled(address(memory), call);
     }
     let answer = fenced(|| {
+        block_notes::block_freed(address(memory));
         let answer = pinned::free(address(memory));
         if answer.is_none() {
             ranges::remove(address(memory), |k| k == Kind::Pinned);
@@ -87,31 +90,15 @@ pub(crate) unsafe fn register(hook: Hook, call: impl FnOnce() -> Status, memory:
     status
 }
 
-/// cuMemHostUnregister.
+/// cuMemHostUnregister. A block of the pool is no more registered than the slab around it; what is no block any more
+/// is unknown.
 pub(crate) unsafe fn unregister(hook: Hook, call: impl FnOnce() -> Status, memory: *mut c_void) -> Status {
+    if let Whose::Nobodys = pointers::whose(address(memory)) {
+        return forward(hook, || driver::host_unregister(pointers::stranger() as *mut c_void));
+    }
     let status = forward(hook, call);
     if status.is_ok() && mode::may_call_driver() {
         fenced(|| ranges::remove(address(memory), |k| k == Kind::Registered));
     }
     status
-}
-
-/// cuMemHostGetFlags: the flags with which the program asked, not those of the slab.
-///
-/// # Safety
-/// `flags` is null or the program's out-pointer.
-pub(crate) unsafe fn flags(hook: Hook, call: impl FnOnce() -> Status, flags: *mut u32, memory: *mut c_void) -> Status {
-    let status = forward(hook, call);
-    if !status.is_ok() || flags.is_null() || mode::is_pass_through() {
-        return status;
-    }
-    let mut answer = status;
-    fenced(|| match pinned::block_of(address(memory)) {
-        // SAFETY: not null, and the driver has just written to it.
-        Some(block) => unsafe { flags.write(block.tag) },
-        // Free blocks are no memory of the program's, whatever the driver says of the slab.
-        None if pinned::contains(address(memory)) => answer = Status::INVALID_VALUE,
-        None => {}
-    });
-    answer
 }

@@ -9,6 +9,7 @@ pub(crate) mod device_memory;
 pub(crate) mod host_memory;
 pub(crate) mod launch;
 pub(crate) mod lookup;
+pub(crate) mod pointers;
 pub(crate) mod streams;
 pub(crate) mod synchronise;
 pub(crate) mod work;

@@ -48,7 +48,7 @@ fn facts(sim: &Sim, address: usize) -> Option<Facts> {
         memory_type: MEMORY_TYPE_HOST,
         address,
         is_host_visible: true,
-        sync_memops: false,
+        sync_memops: block.sync_memops,
         buffer_id: block.buffer_id,
         is_managed: false,
         start,
@@ -133,9 +133,8 @@ driver_api! {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
         let mut sim = process.sim();
-        let start = sim.memory.device_block(address as usize).map(|(start, _)| start);
-        let block = start.and_then(|start| sim.memory.device.get_mut(&start)).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
-        block.sync_memops = value.cast::<c_uint>().read() != 0;
+        let syncs = sim.memory.sync_memops(address as usize).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        *syncs = value.cast::<c_uint>().read() != 0;
         Ok(())
     }
 }

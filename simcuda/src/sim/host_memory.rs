@@ -8,7 +8,6 @@ pub(crate) const ALLOC_FLAGS: u32 = 0x7;
 /// CU_MEMHOSTREGISTER_PORTABLE, DEVICEMAP, IOMEMORY and READ_ONLY.
 pub(crate) const REGISTER_FLAGS: u32 = 0xf;
 const DEVICE_MAP: u32 = 2;
-const PORTABLE: u32 = 1;
 const WRITE_COMBINED: u32 = 4;
 
 /// A page-locked range.
@@ -20,6 +19,7 @@ pub(crate) struct HostBlock {
     pub(crate) registered: bool,
     pub(crate) context: usize,
     pub(crate) buffer_id: u64,
+    pub(crate) sync_memops: bool,
 }
 
 impl Memory {
@@ -60,9 +60,9 @@ impl Memory {
 
     fn insert_host(&mut self, address: usize, bytes: usize, flags: u32, registered: bool, context: usize) {
         let buffer_id = self.buffer_id();
-        // The driver reports every block as mapped.
-        let flags = flags & (PORTABLE | WRITE_COMBINED) | DEVICE_MAP;
-        self.host.insert(address, HostBlock { bytes, flags, registered, context, buffer_id });
+        // The driver reports every block as mapped, and does not tell which are portable.
+        let flags = flags & WRITE_COMBINED | DEVICE_MAP;
+        self.host.insert(address, HostBlock { bytes, flags, registered, context, buffer_id, sync_memops: false });
     }
 
     /// Removes a block that starts at `address`, and frees it if the driver allocated it.

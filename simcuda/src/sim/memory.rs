@@ -145,6 +145,15 @@ impl Memory {
         (address - start < block.bytes).then_some((start, block))
     }
 
+    /// The SYNC_MEMOPS of the block that holds `address`, to be set.
+    pub(crate) fn sync_memops(&mut self, address: usize) -> Option<&mut bool> {
+        if let Some((start, _)) = self.device_block(address) {
+            return self.device.get_mut(&start).map(|block| &mut block.sync_memops);
+        }
+        let (start, _) = self.host_block(address)?;
+        self.host.get_mut(&start).map(|block| &mut block.sync_memops)
+    }
+
     /// What `bytes` from `address` on are. Fails for device addresses that are not, or not all, allocated.
     pub(crate) fn side(&self, address: usize, bytes: usize) -> R<Side> {
         if let Some((start, block)) = self.device_block(address) {

@@ -22,7 +22,8 @@ fn of_cuda_13() {
         let mut cc = Command::new("cc");
         cc.args(["-std=gnu11", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]);
         cc.args(["-Wno-enum-conversion", "-DUSE_CUDA_H", "-I"]);
-        let output = cc.arg(&include).arg(&path).output().expect("cc, the C compiler");
+        cc.arg(&include).arg("-I").arg(dist::workspace().join("include"));
+        let output = cc.arg(&path).output().expect("cc, the C compiler");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         compared += 1;
     }

@@ -6,13 +6,18 @@ use aishim_abi::statistics::Statistic;
 use aishim_tests::{Program, Sandbox, Via, dist};
 
 /// Hooks that `everything.c` calls and in which code of the library's runs that could panic.
-const STRUCK: [&str; 24] = [
+const STRUCK: [&str; 29] = [
     "cuDevicePrimaryCtxRetain",
     "cuCtxCreate_v2",
     "cuCtxDestroy_v2",
     "cuMemHostAlloc",
     "cuMemAllocHost_v2",
     "cuMemHostGetFlags",
+    "cuMemHostGetDevicePointer_v2",
+    "cuMemGetAddressRange_v2",
+    "cuPointerGetAttribute",
+    "cuPointerGetAttributes",
+    "cuPointerSetAttribute",
     "cuMemFreeHost",
     "cuMemHostRegister_v2",
     "cuMemHostUnregister",

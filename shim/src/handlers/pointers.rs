@@ -1,0 +1,235 @@
+//! Questions about addresses: memory of the pool answers as if the driver had allocated each block for itself.
+//!
+//! The driver knows slabs, the program knows blocks. A question about a byte of a live block is put to the driver as it
+//! is: what it says of the slab's context, device, kind and access holds for the block too, and its errors are its own.
+//! Then the few answers that tell a slab from a block are replaced ([`correct`]). A byte of the pool's memory in no live
+//! block is nothing to the program, so the driver is asked about a byte it knows nothing of instead ([`stranger`]):
+//! errors, their order and defaults are then what the program would have had after a free of the driver's. Questions
+//! about any other address go to the driver untouched.
+//!
+//! SYNC_MEMOPS is kept for each block, while the driver knows it for the slab: it is set there for the first block that
+//! wants it, and unset only when the program unsets it for the last. So copies with other blocks of that slab may wait
+//! when they need not; never the other way round.
+
+use crate::block_notes;
+use crate::cuda::{Status, host_alloc, sys};
+use crate::driver;
+use crate::fence::fenced;
+use crate::handlers::work::forward;
+use crate::hook::Hook;
+use crate::mode;
+use crate::pinned;
+use aishim_pool::BlockInfo;
+use std::ffi::{c_uint, c_void};
+use std::sync::atomic::AtomicU64;
+
+/// Whose a byte is.
+#[derive(Default)]
+pub(crate) enum Whose {
+    /// Not in the pool's memory.
+    #[default]
+    NotOurs,
+    /// In the pool's memory, but in no block that the program holds.
+    Nobodys,
+    /// In a block that the program holds.
+    Block(BlockInfo),
+}
+
+/// Whose the byte at `at` is.
+pub(crate) fn whose(at: usize) -> Whose {
+    if mode::is_pass_through() {
+        return Whose::NotOurs;
+    }
+    fenced(|| match pinned::block_of(at) {
+        Some(block) => Whose::Block(block),
+        None if pinned::contains(at) => Whose::Nobodys,
+        None => Whose::NotOurs,
+    })
+}
+
+/// A byte that is certainly no memory of the driver's.
+pub(crate) fn stranger() -> usize {
+    static STRANGER: AtomicU64 = AtomicU64::new(0);
+    STRANGER.as_ptr() as usize
+}
+
+/// Makes the program's call, or `of_stranger` in its place, and lets `correct` replace what was answered of a block.
+fn answered(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    at: usize,
+    of_stranger: impl FnOnce() -> Status,
+    correct: impl FnOnce(&BlockInfo),
+) -> Status {
+    match whose(at) {
+        Whose::NotOurs => forward(hook, call),
+        Whose::Nobodys => forward(hook, of_stranger),
+        Whose::Block(block) => {
+            let status = forward(hook, call);
+            if status.is_ok() {
+                fenced(|| correct(&block));
+            }
+            status
+        }
+    }
+}
+
+/// cuMemHostGetFlags: PORTABLE is the slab's, and the block's only where the program asked for it. (Not every driver
+/// tells it at all.)
+///
+/// # Safety
+/// `flags` is null or the program's out-pointer.
+pub(crate) unsafe fn flags(hook: Hook, call: impl FnOnce() -> Status, flags: *mut u32, memory: *mut c_void) -> Status {
+    let of_stranger = || driver::host_flags(flags, stranger() as *mut c_void);
+    answered(hook, call, memory as usize, of_stranger, |block| {
+        if block.tag & host_alloc::PORTABLE == 0 {
+            // SAFETY: the driver has just written to it.
+            unsafe { *flags &= !host_alloc::PORTABLE };
+        }
+    })
+}
+
+/// cuMemHostGetDevicePointer.
+///
+/// # Safety
+/// `pointer` is null or the program's out-pointer.
+pub(crate) unsafe fn device_pointer(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    pointer: *mut sys::CUdeviceptr,
+    memory: *mut c_void,
+    flags: c_uint,
+) -> Status {
+    let of_stranger = || driver::host_device_pointer(pointer, stranger() as *mut c_void, flags);
+    answered(hook, call, memory as usize, of_stranger, |_| {})
+}
+
+/// cuMemGetAddressRange.
+///
+/// # Safety
+/// `base` and `bytes` are null or the program's out-pointers.
+pub(crate) unsafe fn range(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    base: *mut sys::CUdeviceptr,
+    bytes: *mut usize,
+    at: sys::CUdeviceptr,
+) -> Status {
+    let of_stranger = || driver::address_range(base, bytes, stranger() as sys::CUdeviceptr);
+    answered(hook, call, at as usize, of_stranger, |block| {
+        // SAFETY: each is null or was written to by the driver.
+        unsafe {
+            if !base.is_null() {
+                base.write_unaligned(block.start as sys::CUdeviceptr);
+            }
+            if !bytes.is_null() {
+                bytes.write_unaligned(block.requested_bytes);
+            }
+        }
+    })
+}
+
+/// cuPointerGetAttribute.
+///
+/// # Safety
+/// `value` is null or has room for the attribute.
+pub(crate) unsafe fn attribute(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    value: *mut c_void,
+    number: u32,
+    at: sys::CUdeviceptr,
+) -> Status {
+    let of_stranger = || driver::pointer_attribute(value, number, stranger() as sys::CUdeviceptr);
+    // SAFETY: the driver has just written the attribute there.
+    answered(hook, call, at as usize, of_stranger, |block| unsafe { correct(number, value, block) })
+}
+
+/// cuPointerGetAttributes: the driver judges the whole, then each answer is corrected where it stands.
+///
+/// # Safety
+/// The arrays have `count` elements, and each value has room for its attribute.
+pub(crate) unsafe fn attributes(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    count: c_uint,
+    numbers: *mut sys::CUpointer_attribute,
+    values: *mut *mut c_void,
+    at: sys::CUdeviceptr,
+) -> Status {
+    let numbers: *mut u32 = numbers.cast();
+    let of_stranger = || driver::pointer_attributes(count, numbers, values, stranger() as sys::CUdeviceptr);
+    answered(hook, call, at as usize, of_stranger, |block| {
+        for i in 0..count as usize {
+            // SAFETY: the driver has accepted the arrays and written through each value; enums are read as integers.
+            unsafe { correct(numbers.add(i).read(), values.add(i).read(), block) };
+        }
+    })
+}
+
+/// cuPointerSetAttribute: only SYNC_MEMOPS can be set.
+///
+/// # Safety
+/// `value` is null or points to the attribute's value.
+pub(crate) unsafe fn set_attribute(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    value: *const c_void,
+    number: u32,
+    at: sys::CUdeviceptr,
+) -> Status {
+    let of_stranger = || driver::set_pointer_attribute(value, number, stranger() as sys::CUdeviceptr);
+    let start = match whose(at as usize) {
+        Whose::Block(block) if number == SYNC_MEMOPS && !value.is_null() => block.start,
+        _ => return answered(hook, call, at as usize, of_stranger, |_| {}),
+    };
+    // SAFETY: not null, and the program's to be read; an unsigned integer by the API's contract.
+    let wanted = unsafe { value.cast::<c_uint>().read_unaligned() } != 0;
+    // Noted before the driver is told, so that another thread which unsets the slab at this moment sees it, below.
+    let before = fenced(|| block_notes::set_syncs(start, wanted));
+    if !wanted && fenced(block_notes::some_sync) {
+        return forward(hook, || Status::SUCCESS);
+    }
+    let status = forward(hook, call);
+    fenced(|| {
+        if !status.is_ok() {
+            block_notes::set_syncs(start, before);
+        } else if !wanted && block_notes::some_sync() && mode::may_call_driver() {
+            let set: c_uint = 1;
+            let _ = driver::set_pointer_attribute((&raw const set).cast(), SYNC_MEMOPS, at);
+        }
+    });
+    status
+}
+
+/// `CU_POINTER_ATTRIBUTE_*` whose answers differ between a slab and a block; CUDA Driver API, Unified Addressing.
+const SYNC_MEMOPS: u32 = 6;
+const BUFFER_ID: u32 = 7;
+const RANGE_START_ADDR: u32 = 11;
+const RANGE_SIZE: u32 = 12;
+const MAPPING_SIZE: u32 = 18;
+const MAPPING_BASE_ADDR: u32 = 19;
+const MEMORY_BLOCK_ID: u32 = 20;
+
+/// Replaces what the driver has said of the slab by what holds for the block.
+///
+/// # Safety
+/// `value` is null, or the driver has written the attribute `number` of an address in the block there.
+unsafe fn correct(number: u32, value: *mut c_void, block: &BlockInfo) {
+    if value.is_null() {
+        return;
+    }
+    let answer = match number {
+        BUFFER_ID | MEMORY_BLOCK_ID => block_notes::identity(block.start),
+        RANGE_START_ADDR | MAPPING_BASE_ADDR => block.start as u64,
+        RANGE_SIZE | MAPPING_SIZE => block.requested_bytes as u64,
+        SYNC_MEMOPS => {
+            // The lowest byte alone: right whether the driver writes a boolean or an integer.
+            // SAFETY: the driver has written at least so much.
+            return unsafe { value.cast::<u8>().write(block_notes::syncs(block.start).into()) };
+        }
+        _ => return,
+    };
+    // SAFETY: each of these is 8 bytes wide, and the driver has written them.
+    unsafe { value.cast::<u64>().write_unaligned(answer) };
+}

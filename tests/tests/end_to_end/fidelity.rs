@@ -1,0 +1,63 @@
+//! The table of cases of `tests/conformance`, without the library and under it: a program cannot tell the pool's memory
+//! from the driver's, but where a case says that ours is better.
+
+use aishim_abi::statistics::Statistic;
+use aishim_tests::{Program, Sandbox, Via};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Cases by name.
+type Column = BTreeMap<String, i64>;
+
+/// What begins with a name and a number, a line each.
+fn column(text: &str) -> Column {
+    let parse = |line: &str| {
+        let mut words = line.splitn(3, ' ');
+        Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+fn conformance() -> PathBuf {
+    Program::new("../conformance/conformance").via(Via::Itself).build_as("conformance")
+}
+
+/// Some cases look at the clock, so what costs time on a GPU has to cost it here too.
+fn with_costs(mut command: Command) -> Command {
+    command.env("SIMCUDA_COSTS", "h200");
+    command
+}
+
+/// A busy machine can make a case that looks at the clock miss: it is asked alone, a few times.
+fn agrees_alone(sandbox: &Sandbox, name: &str) -> bool {
+    let ask = |command: Command| sandbox.succeed(with_costs(command).args(["--value", name])).stdout;
+    (0..3).any(|_| ask(sandbox.native(conformance())) == ask(sandbox.shimmed(conformance())))
+}
+
+#[test]
+fn the_columns_agree() {
+    let sandbox = Sandbox::new();
+    let native = sandbox.succeed(with_costs(sandbox.native(conformance())).arg("--list"));
+    let shimmed = sandbox.succeed(with_costs(sandbox.shimmed(conformance())).arg("--list"));
+    let better = column(&sandbox.succeed(sandbox.native(conformance()).arg("--better")).stdout);
+    // It was the pool that answered, and not the driver alone.
+    assert!(sandbox.segment(shimmed.pid).statistic(Statistic::PoolHits) > 100);
+
+    let (theirs, ours) = (column(&native.stdout), column(&shimmed.stdout));
+    assert!(theirs.len() > 500 && theirs.keys().eq(ours.keys()), "{}", shimmed.stdout);
+    for (name, value) in &theirs {
+        let is_as_noted = better.get(name).map_or(ours[name] == *value, |noted| ours[name] == *noted);
+        let agrees = is_as_noted || !better.contains_key(name) && agrees_alone(&sandbox, name);
+        assert!(agrees, "{name}: {value} without the library, {} under it", ours[name]);
+    }
+}
+
+#[test]
+fn no_identity_comes_twice() {
+    let program = Program::new("pinned_identities").build();
+    let sandbox = Sandbox::new();
+    for command in [&mut sandbox.native(&program), &mut sandbox.shimmed(&program)] {
+        assert_eq!(sandbox.succeed(command).stdout, "0 twice\n");
+    }
+}
