@@ -30,23 +30,18 @@ std::arch::global_asm!(
     ".popsection",
 );
 
-/// One launch in so many is timed, on average: two stamps take 40 ns in a VM, most of what a launch costs in all.
-const STAMPED_ONE_IN: u32 = 4;
-
 /// A launching thread's own. What a launch touches comes first and shares a cache line.
 #[repr(C, align(64))]
 pub(crate) struct Thread {
     shard: &'static Shard,
     /// Launches until the next sample, by kernel.
     pub(crate) countdowns: &'static Countdowns,
+    /// A bit for kernels whose next launch may be to be sampled.
+    pub(crate) armed: u64,
     /// The stream last worked on, as a key of `streams`.
     pub(crate) last_stream: usize,
     /// Its request was open when so many had ended; see [`hot`](crate::hot).
     pub(crate) requests_ended: u32,
-    /// Launches until the next one that is timed; negative when that is due.
-    to_stamp: i32,
-    /// Where [`Thread::next_stamp`] is in its sequence.
-    random: u32,
     /// The bucket in which the last launch was counted; the next one's is likely the same.
     last_bucket: u32,
     /// The shard is this thread's alone: additions need no lock.
@@ -129,10 +124,9 @@ pub(crate) fn current_or_new() -> *mut Thread {
         shard,
         exclusive,
         countdowns: sampler.table().countdowns(),
+        armed: 0,
         last_stream: 0,
         requests_ended: 0,
-        to_stamp: 0,
-        random: 1,
         last_bucket: 0,
         sampler,
     }));
@@ -172,41 +166,11 @@ unsafe fn release(thread: *mut Thread) {
 }
 
 impl Thread {
-    /// Brings what every launch will touch into the cache while the driver is at work.
+    /// Brings what [`launched`](Self::launched) will touch into the cache while the driver is at work.
     #[inline]
     pub(crate) fn expect_launch(&self) {
         prefetch(&raw const self.shard.launch_sum_ns);
-    }
-
-    /// The same for a launch that is timed.
-    #[inline]
-    pub(crate) fn expect_time(&self) {
         prefetch(self.shard.launch.as_ptr().wrapping_add(self.last_bucket as usize));
-    }
-
-    /// Counts a launch down to the next that is timed; true for that one, and for one with which a request begins.
-    #[inline]
-    pub(crate) fn is_stamped(&mut self, stream: usize) -> bool {
-        self.to_stamp = self.to_stamp.wrapping_sub(1);
-        self.to_stamp < 0 || self.begins_request(stream)
-    }
-
-    /// Whether the thread's work on `stream` may begin a request. As a rule that of this stream is open already, and
-    /// nobody has ended one since.
-    #[inline]
-    pub(crate) fn begins_request(&mut self, stream: usize) -> bool {
-        (self.last_stream != stream || self.requests_ended != streams::requests_ended()) && !self.goes_on(stream)
-    }
-
-    /// The thread works on another stream than before, or requests have ended since: whether that of `stream` is open.
-    #[inline(never)]
-    fn goes_on(&mut self, stream: usize) -> bool {
-        let requests_ended = streams::requests_ended();
-        let is_open = streams::is_open(stream);
-        if is_open {
-            (self.last_stream, self.requests_ended) = (stream, requests_ended);
-        }
-        is_open
     }
 
     /// Counts a call of `hook`.
@@ -220,27 +184,13 @@ impl Thread {
         }
     }
 
-    /// Counts a launch that was not timed.
-    #[inline]
-    pub(crate) fn count_own(&self, hook: Hook) {
-        if self.exclusive {
-            bump(&self.shard.calls[hook as usize], 1);
-        } else {
-            self.launched_shared(hook);
-        }
-    }
-
-    /// Counts a launch and, when its turn had come, what its call cost the host.
+    /// Counts a launch and what its call cost the host.
     #[inline]
     pub(crate) fn launched(&mut self, hook: Hook, ticks: u64) {
-        self.count_own(hook);
-        if self.to_stamp >= 0 {
-            return;
-        }
-        self.to_stamp = self.next_stamp();
         let cost_ns = clock::ns(ticks);
         if self.exclusive && cost_ns < WINDOW_LIMIT_NS {
             let shard = self.shard;
+            bump(&shard.calls[hook as usize], 1);
             let index = index_of(cost_ns);
             if let Some(bucket) = shard.launch.get(index) {
                 bump(bucket, 1);
@@ -251,29 +201,24 @@ impl Thread {
                 shard.launch_max_ns.store(cost_ns, Relaxed);
             }
         } else {
-            segment::record(&segment().launch, cost_ns);
+            self.launched_rarely(hook, cost_ns);
         }
     }
 
-    /// How many launches are not timed next: at random, so that no period of the program is hit or missed.
-    fn next_stamp(&mut self) -> i32 {
-        // xorshift32 (Marsaglia, "Xorshift RNGs").
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 17;
-        self.random ^= self.random << 5;
-        (self.random % (2 * STAMPED_ONE_IN - 1)) as i32
-    }
-
-    /// A launch of a thread that found all shards taken.
+    /// A long launch, or one of a thread that found all shards taken.
     #[cold]
-    fn launched_shared(&self, hook: Hook) {
+    fn launched_rarely(&self, hook: Hook, cost_ns: u64) {
         self.count(hook);
-        segment::add(Statistic::SharedShardLaunches, 1);
+        segment::record(&segment().launch, cost_ns);
+        if !self.exclusive {
+            segment::add(Statistic::SharedShardLaunches, 1);
+        }
     }
 }
 
+/// Asks for a cache line that will be needed.
 #[inline]
-fn prefetch<T>(at: *const T) {
+pub(crate) fn prefetch<T>(at: *const T) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a hint; it does not fault, whatever the address.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };

@@ -86,44 +86,43 @@ fn launch(
     // calls back, which goes through this same function and leaves consistent numbers.
     let own = unsafe { &mut *thread };
     own.expect_launch();
-    if sampling::is_due(own.countdowns, key) {
+    let stratum = sampling::stratum_of(key);
+    sampling::expect(own.countdowns, stratum);
+    if own.armed & sampling::armed_bit(stratum) != 0 {
         return sampling::launch(hook, call, stream, thread, key, measurable);
     }
-    if own.is_stamped(streams::key(stream, hook)) {
-        return stamped(hook, call, stream, thread);
-    }
-    let status = call();
-    // SAFETY: as above.
-    unsafe { &*thread }.count_own(hook);
-    if !status.is_ok() {
-        segment::error(hook);
-    }
-    status
-}
-
-/// A launch that is timed, or with which a request begins.
-#[inline(never)]
-fn stamped(hook: Hook, call: impl FnOnce() -> Status, stream: usize, thread: *mut Thread) -> Status {
-    // SAFETY: as in `launch`.
-    unsafe { &*thread }.expect_time();
     let start = clock::now();
     let status = call();
     let ticks = clock::now().wrapping_sub(start);
-    finish(hook, status, stream, thread, start, ticks);
+    finish(hook, status, stream, thread, start, ticks, stratum, measurable);
     status
 }
 
-/// What follows every timed launch.
+/// What follows every counted launch.
 #[inline(always)]
-pub(crate) fn finish(hook: Hook, status: Status, stream: usize, thread: *mut Thread, start: u64, ticks: u64) {
+#[expect(clippy::too_many_arguments, reason = "what is known of a launch, in registers")]
+pub(crate) fn finish(
+    hook: Hook,
+    status: Status,
+    stream: usize,
+    thread: *mut Thread,
+    start: u64,
+    ticks: u64,
+    stratum: usize,
+    measurable: impl FnOnce() -> bool,
+) {
     // SAFETY: as in `launch`.
     let thread = unsafe { &mut *thread };
     thread.launched(hook, ticks);
     if !status.is_ok() {
         return segment::error(hook);
     }
+    if sampling::is_due(thread.countdowns, stratum) {
+        sampling::look(thread, stratum, measurable);
+    }
     let key = streams::key(stream, hook);
-    if thread.begins_request(key) {
+    // As a rule the request of this stream is open already, and nobody has ended one since.
+    if thread.last_stream != key || thread.requests_ended != streams::requests_ended() {
         work_begins(thread, key, start);
     }
 }
@@ -156,7 +155,6 @@ fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
     let key = streams::key(stream, hook);
     // SAFETY: as in `launch`.
     let thread = unsafe { &mut *thread };
-    thread.is_stamped(key);
     thread.launched(hook, ticks);
     if !status.is_ok() {
         segment::error(hook);

@@ -67,14 +67,6 @@ pub(crate) fn key(stream: usize, hook: Hook) -> usize {
     }
 }
 
-/// Whether a stream's request is open. Where it takes more than one look to know, the answer is no.
-#[inline]
-pub(crate) fn is_open(key: usize) -> bool {
-    let key = if key == STREAM_PER_THREAD { per_thread_key() } else { key };
-    let slot = &TABLE[start_of(key)];
-    slot.key.load(Relaxed) == key && slot.open_since.load(Relaxed) != 0
-}
-
 /// Notes that work goes to a stream: a request begins unless one is open.
 #[inline]
 pub(crate) fn work_begins(key: usize, now: u64) {

@@ -39,7 +39,7 @@ mod strata;
 pub(crate) use learnt::{forget_functions, forget_graph};
 pub(crate) use pair::forget_context;
 pub(crate) use sampler::Sampler;
-pub(crate) use strata::{Countdowns, is_due, settle_all};
+pub(crate) use strata::{Countdowns, armed_bit, expect, is_due, settle_all, stratum_of};
 
 use crate::clock;
 use crate::cuda::{Status, sys};
@@ -96,7 +96,7 @@ pub(crate) fn synchronised(thread: &mut Thread) {
     }
 }
 
-/// A launch whose kernel is due to be looked at.
+/// A launch that may be to be sampled.
 #[cold]
 pub(crate) fn launch(
     hook: Hook,
@@ -107,25 +107,30 @@ pub(crate) fn launch(
     measurable: impl FnOnce() -> bool,
 ) -> Status {
     let handle = streams::key(stream, hook) as sys::CUstream;
-    let enabled = ENABLED.load(Relaxed);
+    let stratum = stratum_of(key);
     fenced(|| {
         // SAFETY: the calling thread's own, and no reference to it is held across the driver's call.
-        let sampler = unsafe { &mut (*thread).sampler };
-        if enabled {
-            sampler.before(handle, key, measurable());
-        } else {
-            sampler.table().silence(key);
-        }
+        let thread = unsafe { &mut *thread };
+        thread.armed &= !armed_bit(stratum);
+        thread.sampler.before(handle, key, stratum);
     });
     let start = clock::now();
     let status = call();
     let end = clock::now();
-    if enabled {
-        // SAFETY: as above.
-        fenced(|| unsafe { &mut (*thread).sampler }.after(handle, status, end));
-    }
     // SAFETY: as above.
-    unsafe { &mut *thread }.is_stamped(handle as usize);
-    finish(hook, status, stream, thread, start, end.wrapping_sub(start));
+    fenced(|| unsafe { &mut (*thread).sampler }.after(handle, status, end));
+    finish(hook, status, stream, thread, start, end.wrapping_sub(start), stratum, measurable);
     status
+}
+
+/// A launch has been made, and the countdown of its stratum had run out.
+#[cold]
+pub(crate) fn look(thread: &mut Thread, stratum: usize, measurable: impl FnOnce() -> bool) {
+    fenced(|| {
+        if !ENABLED.load(Relaxed) {
+            thread.sampler.table().silence(stratum);
+        } else if thread.sampler.look(stratum, measurable()) {
+            thread.armed |= armed_bit(stratum);
+        }
+    });
 }

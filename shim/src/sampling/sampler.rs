@@ -1,7 +1,8 @@
 //! A thread's part of the sampling: what it may cost, and the pairs that are on the GPU.
 //!
 //! A sample costs the host some 8 us. So much of the time of launches may go that way, [`BUDGET_PS`] for each of them,
-//! and [`LEARNING_NS`] once, at the beginning, when every kernel is new.
+//! and [`LEARNING_NS`] once, at the beginning, when every kernel is new. A kernel's first sample comes before all others:
+//! without any its time is a guess.
 
 use super::pair::{self, Pair, State};
 use super::strata::{self, Budget, Table, Turn};
@@ -22,11 +23,14 @@ const PAIRS: usize = 64;
 const COLLECT_AT: usize = 16;
 
 /// What sampling may cost for each launch, in picoseconds. A launch costs a program 2.5 us or more (FACTS: 3.4), so
-/// this is half a percent of the time of launches, and less of the program's.
-const BUDGET_PS: u64 = 12_500;
+/// this is a quarter of a percent of the time of launches, and less of the program's.
+const BUDGET_PS: u64 = 6_250;
 
 /// What it may cost besides, in a thread's first time; the second thread's is half of it, the third's half of that.
 const LEARNING_NS: u64 = 5_000_000;
+
+/// What first samples may cost besides that.
+const FIRST_SAMPLES_NS: u64 = 20_000_000;
 
 /// A launch call that takes longer on an idle stream loads code: nothing to learn from.
 pub(super) const SLOW_NS: u64 = 100_000;
@@ -77,11 +81,18 @@ impl Sampler {
         self.table
     }
 
-    /// The stratum of a launch is due: puts the first event before it, where the budget allows and it can be done.
-    pub(super) fn before(&mut self, stream: sys::CUstream, key: u64, measurable: bool) {
+    /// A launch of `stratum` has been made, whose countdown had run out: whether the next is to be sampled.
+    pub(super) fn look(&mut self, stratum: usize, measurable: bool) -> bool {
+        let random = self.next_random();
+        self.table.visit(stratum, measurable, random, |launches, is_first| self.budget(launches, is_first))
+    }
+
+    /// A launch of `stratum` is about to be made that may be to be sampled: puts the first event before it, where that
+    /// can be done.
+    pub(super) fn before(&mut self, stream: sys::CUstream, key: u64, stratum: usize) {
         let began = clock::now();
         let random = self.next_random();
-        let Some(turn) = self.table.visit(key, measurable, random, |launches| self.budget(launches)) else {
+        let Some(turn) = self.table.turn(stratum, random, |launches, is_first| self.budget(launches, is_first)) else {
             return;
         };
         if !self.begin(stream, key, turn) {
@@ -138,11 +149,13 @@ impl Sampler {
         self.cost_ns = (self.cost_ns * 15 + half_ns * 2) / 16;
     }
 
-    fn budget(&self, launches: u64) -> Budget {
+    /// What a kernel's sample may cost after `launches`; `is_first` where it has had none.
+    fn budget(&self, launches: u64, is_first: bool) -> Budget {
         let earned_ns = launches * BUDGET_PS / 1000;
+        let ahead_ns = self.learning_ns + if is_first { FIRST_SAMPLES_NS } else { 0 };
         if self.spent_ns + 32 * self.cost_ns <= earned_ns {
             Budget::Plenty
-        } else if self.spent_ns + self.cost_ns <= earned_ns + self.learning_ns {
+        } else if self.spent_ns + self.cost_ns <= earned_ns + ahead_ns {
             Budget::Enough
         } else {
             Budget::Spent

@@ -12,14 +12,19 @@
 //! * *Strata by hash*, as here: a launch that would have counted down one number counts down another. Two kernels that
 //!   meet in a stratum add variance and no bias. With a few hundred kernels a few samples of each suffice.
 //!
+//! The countdown lies in a cache line that has gone cold since the kernel's last launch, so it is fetched while the driver
+//! is at work and counted down after the call. When it has run out, the stratum's *next* launch is the one to sample: a
+//! bit of the thread's own word says that it is worth a look ([`armed_bit`]).
+//!
 //! A table belongs to one launching thread, and goes to another when that thread ends: a program that starts a thread
 //! for each request would learn everything anew with each.
 
 use super::learnt::Verdict;
 use crate::segment;
+use crate::thread;
 use aishim_abi::statistics::Statistic;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 /// Strata, a power of two.
 const STRATA: usize = 1 << STRATA_BITS;
@@ -28,6 +33,8 @@ const STRATA_BITS: u32 = 12;
 /// The most launches of a stratum from one visit to the next.
 const STRETCH_MAX: u32 = 4096;
 
+const _: () = assert!(STRETCH_MAX / 2 + STRETCH_MAX < u16::MAX as u32);
+
 /// So many samples of a stratum come at growing distances, from the second launch on; later ones as the budget allows.
 const LEARNING_SAMPLES: u32 = 6;
 
@@ -35,7 +42,7 @@ const LEARNING_SAMPLES: u32 = 6;
 const MEMORY_SAMPLES: u64 = 64;
 
 /// For each stratum the launches still to come until it is looked at.
-pub(crate) type Countdowns = [AtomicU32; STRATA];
+pub(crate) type Countdowns = [AtomicU16; STRATA];
 
 /// The countdowns of a thread, and what stands behind each.
 pub(crate) struct Table {
@@ -49,8 +56,9 @@ struct Strata {
     places: Vec<u16>,
     known: Vec<Stratum>,
     launches: u64,
-    /// Of all samples.
-    mean_ns: u64,
+    /// Launches whose GPU time has been added, and the time.
+    settled: u64,
+    settled_ns: u64,
     /// GPU time that was added and should not have been: what comes next is less by so much.
     excess_ns: u64,
     has_owner: bool,
@@ -59,7 +67,7 @@ struct Strata {
 struct Stratum {
     at: u16,
     /// Where the countdown stood when launches were last added up.
-    begun: u32,
+    begun: u16,
     /// Launches whose GPU time has not been added yet, and those whose has, with the time.
     unsettled: u64,
     settled: u64,
@@ -68,6 +76,8 @@ struct Stratum {
     stretch: u32,
     samples: u32,
     mean_ns: u64,
+    /// The next launch is to be sampled.
+    armed: bool,
     /// No sample is to be expected: events must not be put around it.
     unmeasurable: bool,
     /// The next sample has to be beyond doubt.
@@ -99,18 +109,33 @@ static TABLES: Mutex<Vec<&'static Table>> = Mutex::new(Vec::new());
 
 /// The stratum that a key falls into; keys are products of multiplicative hashing, whose high bits are the good ones.
 #[inline]
-fn stratum_of(key: u64) -> usize {
+pub(crate) fn stratum_of(key: u64) -> usize {
     (key >> (u64::BITS - STRATA_BITS)) as usize
 }
 
-/// Counts a launch; true when it is the stratum's turn to be looked at.
+/// The bit of a thread's word that says that a launch of the stratum may be to be sampled. Strata share bits.
 #[inline]
-pub(crate) fn is_due(left: &Countdowns, key: u64) -> bool {
-    let left = &left[stratum_of(key)];
+pub(crate) fn armed_bit(stratum: usize) -> u64 {
+    1 << (stratum % 64)
+}
+
+/// Brings a countdown into the cache.
+#[inline]
+pub(crate) fn expect(left: &Countdowns, stratum: usize) {
+    thread::prefetch(left.as_ptr().wrapping_add(stratum));
+}
+
+/// Counts a launch; true when the countdown had run out, and it counts no more until it is looked at.
+#[inline]
+pub(crate) fn is_due(left: &Countdowns, stratum: usize) -> bool {
+    let left = &left[stratum % STRATA];
     // Plain stores: the thread's own. Others read it when they sum up.
     let before = left.load(Relaxed);
-    left.store(before.wrapping_sub(1), Relaxed);
-    before == 0
+    if before == 0 {
+        return true;
+    }
+    left.store(before - 1, Relaxed);
+    false
 }
 
 impl Table {
@@ -122,13 +147,14 @@ impl Table {
             return Some((tables[number], number));
         }
         // On the heap from the start: the thread's stack may be small.
-        let left: Box<[AtomicU32]> = (0..STRATA).map(|_| AtomicU32::new(0)).collect();
+        let left: Box<[AtomicU16]> = (0..STRATA).map(|_| AtomicU16::new(0)).collect();
         let left: &'static Countdowns = Box::leak(left.try_into().ok()?);
         let strata = Strata {
             places: vec![0; STRATA],
             known: Vec::new(),
             launches: 0,
-            mean_ns: 0,
+            settled: 0,
+            settled_ns: 0,
             excess_ns: 0,
             has_owner: true,
         };
@@ -149,39 +175,53 @@ impl Table {
         strata.has_owner = false;
     }
 
-    /// No sample is wanted, ever: the countdown runs once round 2^32 launches.
-    pub(super) fn silence(&self, key: u64) {
-        self.left[stratum_of(key)].store(u32::MAX, Relaxed);
+    /// No sample is wanted, ever.
+    pub(super) fn silence(&self, stratum: usize) {
+        self.left[stratum].store(u16::MAX, Relaxed);
     }
 
-    /// The stratum of `key` is due: whether, and how, this launch is to be sampled. `random` is any number.
+    /// A launch has been made, and the countdown of its stratum had run out: whether the next is to be sampled.
+    /// `random` is any number.
     pub(super) fn visit(
         &self,
-        key: u64,
+        stratum: usize,
         measurable: bool,
         random: u32,
-        budget: impl Fn(u64) -> Budget,
-    ) -> Option<Turn> {
+        budget: impl Fn(u64, bool) -> Budget,
+    ) -> bool {
         let mut strata = self.strata.lock();
-        let (place, is_new) = strata.place_of(stratum_of(key));
-        let left = &self.left[stratum_of(key)];
-        strata.count(place, left);
-        let budget = budget(strata.launches);
-        let stratum = &mut strata.known[place];
-        stratum.unmeasurable |= !measurable;
-        // The first launch of a function loads its code.
-        let sampled = !is_new && measurable && budget != Budget::Spent;
-        if !is_new {
-            stratum.stretch = match budget {
-                Budget::Plenty if stratum.samples >= LEARNING_SAMPLES && sampled => stratum.stretch / 2,
-                Budget::Enough if stratum.samples >= LEARNING_SAMPLES && sampled => stratum.stretch,
-                _ => (2 * stratum.stretch + 1).min(STRETCH_MAX),
-            };
+        let place = strata.place_of(stratum);
+        strata.count(place, &self.left[stratum]);
+        // This one has not been counted down.
+        strata.launches += 1;
+        let launches = strata.launches;
+        let known = &mut strata.known[place];
+        known.unsettled += 1;
+        known.unmeasurable |= !measurable;
+        known.armed |= measurable && budget(launches, known.samples == 0) != Budget::Spent;
+        if !known.armed {
+            known.stretch = (2 * known.stretch + 1).min(STRETCH_MAX);
+            known.begin(&self.left[stratum], random);
         }
-        // Spread, so that no period of the program is hit or missed.
-        stratum.begun = stratum.stretch / 2 + random % (stratum.stretch + 1);
-        left.store(stratum.begun, Relaxed);
-        sampled.then_some(Turn { place, beyond_doubt: stratum.doubtful })
+        known.armed
+    }
+
+    /// Whether, and how, a launch that is about to be made is to be sampled.
+    pub(super) fn turn(&self, stratum: usize, random: u32, budget: impl Fn(u64, bool) -> Budget) -> Option<Turn> {
+        let mut strata = self.strata.lock();
+        let launches = strata.launches;
+        let place = usize::from(strata.places[stratum]).checked_sub(1)?;
+        let known = &mut strata.known[place];
+        if !std::mem::take(&mut known.armed) {
+            return None;
+        }
+        known.stretch = match budget(launches, false) {
+            Budget::Plenty if known.samples >= LEARNING_SAMPLES => known.stretch / 2,
+            Budget::Enough if known.samples >= LEARNING_SAMPLES => known.stretch,
+            _ => (2 * known.stretch + 1).min(STRETCH_MAX),
+        };
+        known.begin(&self.left[stratum], random);
+        Some(Turn { place, beyond_doubt: known.doubtful })
     }
 
     /// No sample came of it after all: another one soon.
@@ -191,7 +231,7 @@ impl Table {
         strata.count(place, &self.left[at]);
         let stratum = &mut strata.known[place];
         stratum.stretch = (stratum.stretch / 2).max(1);
-        stratum.begun = stratum.begun.min(stratum.stretch);
+        stratum.begun = stratum.begun.min(stratum.stretch as u16);
         self.left[at].store(stratum.begun, Relaxed);
     }
 
@@ -211,13 +251,13 @@ impl Table {
                 let excess_ns = stratum.settled_ns.saturating_sub(right_ns);
                 (stratum.settled_ns, stratum.samples, stratum.mean_ns) = (right_ns, 0, 0);
                 strata.excess_ns += excess_ns;
+                strata.settled_ns = strata.settled_ns.saturating_sub(excess_ns);
             }
         }
         let stratum = &mut strata.known[place];
         stratum.samples = stratum.samples.saturating_add(1);
         stratum.mean_ns = drift(stratum.mean_ns, time_ns, u64::from(stratum.samples).min(MEMORY_SAMPLES));
         stratum.doubtful = false;
-        strata.mean_ns = drift(strata.mean_ns, time_ns, 256);
     }
 }
 
@@ -238,10 +278,9 @@ pub(crate) fn settle_all(last: bool) {
 }
 
 impl Strata {
-    /// The place of a stratum, and whether it is new.
-    fn place_of(&mut self, at: usize) -> (usize, bool) {
-        let is_new = self.places[at] == 0;
-        if is_new {
+    /// The place of a stratum, given now where it has none.
+    fn place_of(&mut self, at: usize) -> usize {
+        if self.places[at] == 0 {
             let stratum = Stratum {
                 at: at as u16,
                 begun: 0,
@@ -251,19 +290,19 @@ impl Strata {
                 stretch: 0,
                 samples: 0,
                 mean_ns: 0,
+                armed: false,
                 unmeasurable: false,
                 doubtful: false,
             };
             self.known.push(stratum);
             self.places[at] = self.known.len() as u16;
         }
-        (self.places[at] as usize - 1, is_new)
+        usize::from(self.places[at]) - 1
     }
 
     /// Adds up the launches since the countdown was last looked at.
-    fn count(&mut self, place: usize, left: &AtomicU32) {
+    fn count(&mut self, place: usize, left: &AtomicU16) {
         let stratum = &mut self.known[place];
-        // Past zero when the thread is on its way to `visit`: that launch counts too.
         let now = left.load(Relaxed);
         let launches = u64::from(stratum.begun.wrapping_sub(now));
         stratum.begun = now;
@@ -273,24 +312,35 @@ impl Strata {
 
     fn settle(&mut self, left: &Countdowns, last: bool) {
         let mut time_ns = 0;
+        let overall_ns = self.settled_ns.checked_div(self.settled).unwrap_or(0);
         for place in 0..self.known.len() {
             self.count(place, &left[self.known[place].at as usize]);
             let stratum = &mut self.known[place];
             let mean_ns = match stratum.mean_ns {
                 // Never sampled, and never to be: as long as the others are.
-                0 if stratum.unmeasurable || last => self.mean_ns,
+                0 if stratum.unmeasurable || last => overall_ns,
                 mean_ns => mean_ns,
             };
             if mean_ns != 0 {
                 let launches = std::mem::take(&mut stratum.unsettled);
                 stratum.settled += launches;
                 stratum.settled_ns += launches.saturating_mul(mean_ns);
+                self.settled += launches;
                 time_ns += launches.saturating_mul(mean_ns);
             }
         }
+        self.settled_ns += time_ns;
         let withheld_ns = self.excess_ns.min(time_ns);
         self.excess_ns -= withheld_ns;
         segment::add(Statistic::GpuTime, time_ns - withheld_ns);
+    }
+}
+
+impl Stratum {
+    /// Begins a stretch, of a length spread so that no period of the program is hit or missed.
+    fn begin(&mut self, left: &AtomicU16, random: u32) {
+        self.begun = (self.stretch / 2 + random % (self.stretch + 1)) as u16;
+        left.store(self.begun, Relaxed);
     }
 }
 
