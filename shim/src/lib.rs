@@ -10,7 +10,7 @@
 //! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
-//! | `pinned`, `gpu_fence` | the pool of pinned memory in this process, and when the GPU is done with a block |
+//! | `pinned`, `gpu_fence`, `placement` | the pool of pinned memory in this process, when the GPU is done with a block, on which node slabs lie |
 //! | `ranges` | whose an address is |
 //! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
 
@@ -33,6 +33,7 @@ mod life;
 mod log;
 mod mode;
 mod pinned;
+mod placement;
 mod ranges;
 mod sampling;
 mod segment;

@@ -81,7 +81,7 @@ fn activate() {
         sampling::disable();
     }
     publish(&config);
-    pinned::configure(config.pool_bytes);
+    pinned::configure(&config.pool);
     // SAFETY: a function that stays where it is: the library is linked with -z nodelete.
     unsafe { libc::atexit(exiting) };
     mode::clear(mode::INACTIVE);

@@ -21,5 +21,6 @@ mod quiet;
 mod reuse;
 mod settings;
 mod signals;
+mod slabs;
 mod soak;
 mod threads;
