@@ -41,6 +41,17 @@ proptest! {
     }
 
     #[test]
+    fn pool_map(data in vec(any::<u8>(), 0..3000), magic in any::<bool>()) {
+        cases::pool_map(&data);
+        // With the right beginning, so that what comes after it is reached.
+        if magic {
+            let mut file = cases::good_pool().bytes;
+            file[12..12 + data.len()].copy_from_slice(&data);
+            cases::pool_map(&file);
+        }
+    }
+
+    #[test]
     fn scribbled_with_impossible_numbers(places in vec(any::<[u8; 2]>(), 0..400)) {
         let writes = places.iter().flat_map(|p| p.iter().copied().chain([0xff; 8]));
         cases::scribbled(&writes.collect::<Vec<u8>>());

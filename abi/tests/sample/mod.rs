@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "shared by several test programs, none of which uses all of it")]
 
+mod pool;
+
 use aishim_abi::histogram;
 use aishim_abi::layout::{
     HOOKS, Header, Histogram, HookKind, HookState, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, Shard, VERSION, put_text,
@@ -14,6 +16,8 @@ use std::fs::File;
 use std::io::Write;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
+
+pub use pool::PoolSample;
 
 /// Place of a field of the header.
 macro_rules! header {
