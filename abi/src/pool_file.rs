@@ -8,7 +8,7 @@
 //! is still in the pool of a context that has ended may then spoil a word of the new picture, and nothing else.
 
 use crate::mapping;
-use crate::pool_layout::{HEADER_BYTES, Header, MAGIC, SLABS, VERSION, Word, map_bytes};
+use crate::pool_layout::{AGE_SHIFT, HEADER_BYTES, Header, MAGIC, SLABS, VERSION, Word, map_bytes};
 use crate::segment_file;
 use std::io;
 use std::path::Path;
@@ -39,6 +39,8 @@ pub struct Identity {
 pub struct PoolMap {
     header: &'static Header,
     words: &'static [AtomicU64],
+    block_bytes: usize,
+    created_monotonic_ns: u64,
 }
 
 impl PoolMap {
@@ -55,7 +57,8 @@ impl PoolMap {
             // Mapped before it is seen, so that what is seen is written to.
             let (header, words) = mapping::map_pool(&file, words)?;
             rustix::fs::rename(&unfinished, &finished)?;
-            Ok(Self { header, words })
+            let block_bytes = identity.block_bytes as usize;
+            Ok(Self { header, words, block_bytes, created_monotonic_ns: identity.monotonic_ns })
         });
         if made.is_err() {
             let _ = rustix::fs::unlink(&unfinished);
@@ -63,23 +66,38 @@ impl PoolMap {
         made
     }
 
-    /// Says what became of the block at `index`.
+    /// Says that the extent of `blocks` from `index` on, of which so many bytes were asked for, was allocated when
+    /// `CLOCK_MONOTONIC` stood at `monotonic_ns`.
     #[inline]
-    pub fn set(&self, index: u32, word: Word) {
+    pub fn set_allocated(&self, index: u32, blocks: u32, requested_bytes: usize, monotonic_ns: u64) {
+        // A coarse clock may be a tick behind the one that told when the map was made.
+        let moment = monotonic_ns.saturating_sub(self.created_monotonic_ns) >> AGE_SHIFT;
+        let moment = u32::try_from(moment).unwrap_or(u32::MAX);
+        self.set(index, Word::Allocated { blocks, slack_bytes: self.slack_bytes(blocks, requested_bytes), moment });
+    }
+
+    /// Says that the same was freed in `epoch`.
+    #[inline]
+    pub fn set_freed(&self, index: u32, blocks: u32, requested_bytes: usize, epoch: u64) {
+        let slack_bytes = self.slack_bytes(blocks, requested_bytes);
+        self.set(index, Word::Freed { blocks, slack_bytes, epoch: epoch as u32 });
+    }
+
+    #[inline]
+    fn set(&self, index: u32, word: Word) {
         if let Some(cell) = self.words.get(index as usize) {
             cell.store(word.to_bits(), Relaxed);
         }
     }
 
+    #[inline]
+    fn slack_bytes(&self, blocks: u32, requested_bytes: usize) -> u32 {
+        (blocks as usize * self.block_bytes).saturating_sub(requested_bytes) as u32
+    }
+
     /// Says up to which epoch freed blocks are safe.
     pub fn set_safe(&self, epoch: u64) {
         self.header.safe_epoch.store(epoch, Relaxed);
-    }
-
-    /// When it was made, by `CLOCK_MONOTONIC` in nanoseconds.
-    #[must_use]
-    pub fn created_monotonic_ns(&self) -> u64 {
-        self.header.created_monotonic_ns.load(Relaxed)
     }
 
     /// Says which slabs are there: number, address, first word and blocks of each.

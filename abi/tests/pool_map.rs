@@ -49,8 +49,8 @@ fn what_is_written_is_seen_at_once() {
     assert_eq!(empty.created_monotonic(), Duration::from_micros(9));
     assert_eq!(empty.slabs(), []);
     map.set_slabs([(0, 0x10_0000, 1, 100), (2, 0x90_0000, 102, 50)].into_iter());
-    map.set(1, Word::Allocated { blocks: 3, slack_bytes: 96, moment: 15 });
-    map.set(20, Word::Freed { blocks: 10, slack_bytes: 0, epoch: 2 });
+    map.set_allocated(1, 3, 3 * 4096 - 96, 9_000 + (15 << 27));
+    map.set_freed(20, 10, 10 * 4096, 2);
     map.set_safe(1);
     let slabs = read(directory.path()).slabs();
     assert_eq!((slabs[0].number, slabs[0].start, slabs[0].first_block, slabs[0].blocks), (0, 0x10_0000, 0, 100));
@@ -76,7 +76,7 @@ fn a_child_that_lets_go_leaves_the_file_alone() {
     let map = publish(directory.path(), 200);
     map.set_slabs(std::iter::once((0, 0x10_0000, 1, 100)));
     map.disown().unwrap();
-    map.set(1, Word::Allocated { blocks: 3, slack_bytes: 0, moment: 0 });
+    map.set_allocated(1, 3, 3 * 4096, 0);
     map.clear();
     assert_eq!(Totals::of(&read(directory.path()).slabs()).free_blocks, 100);
 }

@@ -315,7 +315,7 @@ impl Pool {
         self.map.publish(index, blocks, Word::live(bytes, tag));
         self.ledger.note_hit(shard, blocks, bytes);
         if let Some(witness) = &self.witness {
-            witness.allocated(index, bytes);
+            witness.allocated(index, blocks, bytes);
         }
         Ok(address)
     }
@@ -327,7 +327,7 @@ impl Pool {
         let freed_since_mark = self.ledger.note_free(shard, blocks, word.requested_bytes(), epoch);
         // Before the block can be had again, so that what is told of it stays in order.
         if let Some(witness) = &self.witness {
-            witness.freed(index, word.requested_bytes(), epoch);
+            witness.freed(index, blocks, word.requested_bytes(), epoch);
         }
         self.store.put(shard, index, blocks, epoch);
         if freed_since_mark.is_some_and(|freed| self.is_worth_a_mark(freed)) {

@@ -6,11 +6,11 @@
 /// Called on the road of every request: a few stores, no lock, no call out. What is told of one block comes in order,
 /// since a free is told before the block can be had again.
 pub trait Witness: Send + Sync {
-    /// The block at `index`, of so many bytes, is the program's.
-    fn allocated(&self, index: u32, requested_bytes: usize);
+    /// The extent of `blocks` from `index` on, of which so many bytes were asked for, is the program's.
+    fn allocated(&self, index: u32, blocks: u32, requested_bytes: usize);
 
-    /// The block at `index`, of so many bytes, was freed in `epoch`: the GPU may use it until that is safe.
-    fn freed(&self, index: u32, requested_bytes: usize, epoch: u64);
+    /// The same was freed in `epoch`: the GPU may use it until that is safe.
+    fn freed(&self, index: u32, blocks: u32, requested_bytes: usize, epoch: u64);
 
     /// What was freed in `epoch` or before may be handed out again.
     fn safe(&self, epoch: u64);

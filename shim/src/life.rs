@@ -51,6 +51,11 @@ static CONSTRUCTOR: extern "C" fn() = {
     loaded
 };
 
+/// The directory in which this process publishes; none while it does not.
+pub(crate) fn directory() -> Option<&'static Path> {
+    DIRECTORY.get().map(PathBuf::as_path)
+}
+
 /// A context has been made on a device: the first one brings the shim to life.
 pub(crate) fn context_made(device: i32) {
     CONTEXT.store(true, SeqCst);

@@ -6,6 +6,7 @@
 //! it, and a process has few contexts.
 
 mod keeper;
+mod shown;
 
 use crate::config::PoolSettings;
 use crate::cuda::{Status, host_alloc};
@@ -165,7 +166,7 @@ fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home
         return None;
     }
     let source = Driver { placement: Placement::find(Path::new("/sys"), &CurrentGpu) };
-    let pool = Pool::new(shape, Box::new(source), Box::new(StreamFence));
+    let pool = shown::show(Pool::new(shape, Box::new(source), Box::new(StreamFence)), shape);
     if let Err(code) = pool.grow() {
         // A capture that began meanwhile (900 to 908) is no reason to give up.
         if (900..=908).contains(&code) {
@@ -179,6 +180,7 @@ fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home
         return None;
     }
     publish(&pool);
+    shown::show_slabs(&pool);
     let made = Box::into_raw(Box::new(Home { pool, context }));
     HOME.store(made, Release);
     home()
@@ -204,6 +206,7 @@ pub(crate) fn forget_context(context: usize) {
         let stats = home.pool.stats();
         HOME.store(std::ptr::null_mut(), Release);
         home.pool.forget();
+        shown::show_slabs(&home.pool);
         EARLIER_HITS.fetch_add(stats.hits, Relaxed);
         EARLIER_MARKS.fetch_add(stats.marks_made, Relaxed);
         segment::subtract(Statistic::PinnedBytes, stats.requested_bytes);
@@ -221,6 +224,7 @@ pub(crate) fn process_ends() {
 /// In a forked child: the pool is the parent's, and the driver has no memory for the child.
 pub(crate) fn disown() {
     keeper::disown();
+    shown::disown();
     HOME.store(std::ptr::null_mut(), Release);
 }
 

@@ -8,7 +8,7 @@
 //! none goes while any stream has work that no synchronisation has ended, while a capture is open, or while a context
 //! may be ending; and one at a time.
 
-use super::{GROWING, HOME, Home, PAUSED, home, make, publish};
+use super::{GROWING, HOME, Home, PAUSED, home, make, publish, shown};
 use crate::driver;
 use crate::handlers::capture::{RelaxedThread, Section};
 use crate::handlers::context;
@@ -143,6 +143,7 @@ fn with_driver<R: Default>(home: &'static Home, act: impl FnOnce() -> R) -> R {
     let _relaxed = RelaxedThread::begin();
     let done = act();
     publish(&home.pool);
+    shown::show_slabs(&home.pool);
     done
 }
 
