@@ -133,7 +133,10 @@ fn a_process_without_a_map_or_pool_is_told_of() {
     let _unused = Sample::new(8, 8).statistic(Statistic::PoolCapacity, 256 << 20).alive(directory.path());
     assert!(text(directory.path(), &["7"]).contains("the pool is off"));
     let page = text(directory.path(), &["8"]);
-    assert!(page.contains("0B of 256MiB page-locked") && page.contains("Hit rate         - (0 of 0 requests)"), "{page}");
+    assert!(
+        page.contains("0B of 256MiB page-locked") && page.contains("Hit rate         - (0 of 0 requests)"),
+        "{page}"
+    );
     assert_eq!(text(directory.path(), &["8", "--blocks"]), "");
     let document: Value = serde_json::from_str(&text(directory.path(), &["--json"])).unwrap();
     assert_eq!((&document["processes"][0]["pool"], &document["processes"][1]["map"]), (&Value::Null, &Value::Null));

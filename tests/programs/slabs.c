@@ -5,9 +5,13 @@
  *   wait PATH    until there is such a file
  *   churn PATH   allocates, fills, checks and frees one again and again until there is such a file
  *   busy PATH    a kernel on the GPU, unsynchronised, until there is such a file
+ *   hold         a kernel of 20 s on the GPU, which nothing waits for
+ *   fork         a child that frees what it was left with, as a sloppy one does, and ends
+ *   leave        the context is reset, with all that is in it, and made anew
  *   capture PATH a capture, open until there is such a file, of a kernel that must then run */
 #include "program.h"
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 enum { BYTES = 1 << 20, MOST = 200 };
 
@@ -63,6 +67,25 @@ static void busy(const char *path)
     CHECK(cuCtxSynchronize());
 }
 
+static void fork_child(void)
+{
+    pid_t child = fork();
+
+    if (child == 0) {
+        for (int i = 0; i < count; i++)
+            cuMemFreeHost(held[i]);
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+}
+
+static void leave(void)
+{
+    CHECK(cuDevicePrimaryCtxReset_v2(0));
+    count = 0;
+    make_context();
+}
+
 static void capture(const char *path)
 {
     CUstream stream;
@@ -105,6 +128,12 @@ int main(int argc, char **argv)
             churn(argv[++i]);
         else if (is(argv[i], "busy"))
             busy(argv[++i]);
+        else if (is(argv[i], "hold"))
+            CHECK(launch_spin(20000000000ull, NULL));
+        else if (is(argv[i], "fork"))
+            fork_child();
+        else if (is(argv[i], "leave"))
+            leave();
         else if (is(argv[i], "capture"))
             capture(argv[++i]);
         else

@@ -17,6 +17,7 @@ mod many;
 mod memory;
 mod panics;
 mod pinned;
+mod pool_map;
 mod quiet;
 mod reuse;
 mod settings;
