@@ -14,6 +14,7 @@
 //! | [`segment_file`] | a segment's life as a file: create, lock, end, sweep |
 //! | [`reader`] | a validated private copy of somebody else's segment |
 //! | [`pool_layout`], [`pool_file`], [`pool_reader`] | the same for the map of a process's pool of pinned memory |
+//! | [`trace`] | a record of a program's pinned memory, as text |
 //! | `mapping` | the only unsafe code: mapping files over and into the writer's memory |
 
 pub mod directory;
@@ -26,4 +27,5 @@ pub mod pool_reader;
 pub mod reader;
 pub mod segment_file;
 pub mod statistics;
+pub mod trace;
 pub mod variables;

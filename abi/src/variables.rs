@@ -91,6 +91,12 @@ pub const ALL: &[Variable] = &[
         text: "Priority of the process on the GPU; higher is more important.",
     },
     Variable { name: "AISHIM_SAMPLE", values: SWITCH, default: "on", text: "Turns the measuring of GPU time off." },
+    Variable {
+        name: "AISHIM_TRACE",
+        values: Values::Path,
+        default: "none",
+        text: "Records each allocation and free of pinned memory and each synchronisation in this file, PID appended.",
+    },
 ];
 
 impl Variable {

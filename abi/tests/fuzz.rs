@@ -52,6 +52,11 @@ proptest! {
     }
 
     #[test]
+    fn trace_text(words in vec("[0-9a-f]{1,4}|alloc|free|sync|#|[ \n]", 0..60)) {
+        cases::trace_text(words.join(" ").as_bytes());
+    }
+
+    #[test]
     fn scribbled_with_impossible_numbers(places in vec(any::<[u8; 2]>(), 0..400)) {
         let writes = places.iter().flat_map(|p| p.iter().copied().chain([0xff; 8]));
         cases::scribbled(&writes.collect::<Vec<u8>>());

@@ -1,7 +1,7 @@
 //! The pool: an allocation and its free together, over sizes, unseen and shown in a map as the library shows it.
 
-use aishim_abi::pool_file::{Identity, PoolMap};
-use aishim_pool::{BLOCK_BYTES, Mark, PinnedSource, Pool, PoolConfig, Witness, WorkFence};
+use aishim_benches::shown::Shown;
+use aishim_pool::{Mark, PinnedSource, Pool, PoolConfig, WorkFence};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
@@ -38,47 +38,14 @@ impl WorkFence for Idle {
     }
 }
 
-/// Writes a map, with the coarse clock's time.
-struct Shown(PoolMap);
-
-impl Witness for Shown {
-    fn allocated(&self, index: u32, blocks: u32, requested_bytes: usize) {
-        self.0.set_allocated(index, blocks, requested_bytes, coarse_ns());
-    }
-
-    fn freed(&self, index: u32, blocks: u32, requested_bytes: usize, epoch: u64) {
-        self.0.set_freed(index, blocks, requested_bytes, epoch);
-    }
-
-    fn safe(&self, epoch: u64) {
-        self.0.set_safe(epoch);
-    }
-}
-
-fn coarse_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime(2) fills the structure.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
 fn pool() -> Pool {
     Pool::new(&PoolConfig::default(), Box::new(Heap), Box::new(Idle))
 }
 
-fn shown(pid: u32) -> Pool {
-    let block_bytes = BLOCK_BYTES as u32;
-    let identity = Identity { pid, start_ticks: 0, generation: 0, unix_ns: 0, monotonic_ns: coarse_ns(), block_bytes };
-    let directory = std::env::temp_dir();
-    let map = PoolMap::publish(&directory, &identity, PoolConfig::default().index_count()).expect("a map");
-    // The file is not needed, only its mapping.
-    std::fs::remove_file(directory.join(format!("{pid}-0.pool"))).expect("the file that was just made");
-    pool().with_witness(Box::new(Shown(map)))
-}
-
 fn alloc_and_free(c: &mut Criterion) {
     measure(c, "alloc and free", &pool());
-    measure(c, "alloc and free, shown", &shown(std::process::id()));
+    let (_map, shown) = Shown::of(pool(), &PoolConfig::default()).expect("a map");
+    measure(c, "alloc and free, shown", &shown);
 }
 
 fn measure(c: &mut Criterion, name: &str, pool: &Pool) {

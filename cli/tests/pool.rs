@@ -8,7 +8,8 @@ mod aictl;
 use aictl::{aictl, stderr, stdout};
 use aishim_abi::pool_layout::Word;
 use aishim_abi::statistics::Statistic;
-use sample::{Alive, PoolSample, Sample};
+use sample::pool::PoolSample;
+use sample::{Alive, Sample};
 use serde_json::{Value, json};
 use std::path::Path;
 

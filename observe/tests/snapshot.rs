@@ -8,7 +8,8 @@ use aishim_abi::reader::Which;
 use aishim_abi::statistics::Statistic;
 use aishim_observe::skipped::Reason;
 use aishim_observe::{Options, Snapshot, State};
-use sample::{PoolSample, Sample};
+use sample::Sample;
+use sample::pool::PoolSample;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 

@@ -13,6 +13,7 @@ use crate::log;
 use aishim_abi::variables::{self, Variable};
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// The settings of this process, read once when it makes its first context.
@@ -26,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) sampling: bool,
     /// `AISHIM_DIR`.
     pub(crate) directory: Option<OsString>,
+    /// `AISHIM_TRACE`, unless it is empty.
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// What is asked of the pool.
@@ -79,6 +82,7 @@ impl Config {
             priority: number(c"AISHIM_PRIORITY").unwrap_or(DEFAULT_PRIORITY) as u32,
             sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
             directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),
+            trace: raw(c"AISHIM_TRACE").filter(|v| !v.is_empty()).map(|v| PathBuf::from(OsStr::from_bytes(v))),
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | `sampling` | GPU time by event pairs |
 //! | `pinned`, `gpu_fence`, `placement` | the pool of pinned memory in this process, when the GPU is done with a block, on which node slabs lie |
 //! | `ranges` | whose an address is |
+//! | `trace` | a record of the program's pinned memory, where one is asked for |
 //! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
 
 #![cfg_attr(test, allow(dead_code, reason = "in unit tests nothing is exported, so nothing is reached"))]
@@ -39,3 +40,4 @@ mod sampling;
 mod segment;
 mod table;
 mod thread;
+mod trace;

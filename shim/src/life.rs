@@ -9,6 +9,7 @@ use crate::pinned;
 use crate::sampling;
 use crate::segment::{self, Identity};
 use crate::thread;
+use crate::trace;
 use aishim_abi::layout::PassThrough;
 use aishim_abi::statistics::Statistic;
 use aishim_abi::{directory, segment_file};
@@ -87,6 +88,9 @@ fn activate() {
     }
     publish(&config);
     pinned::configure(&config.pool);
+    if let Some(file) = &config.trace {
+        trace::begin(file);
+    }
     // SAFETY: a function that stays where it is: the library is linked with -z nodelete.
     unsafe { libc::atexit(exiting) };
     mode::clear(mode::INACTIVE);
@@ -183,6 +187,7 @@ extern "C" fn exiting() {
     mode::set(mode::EXITING);
     segment::ended(clock::unix_ns());
     pinned::process_ends();
+    trace::end();
 }
 
 /// Starts a thread of ours: all signals blocked but the faults, so that the program's handlers run on its own threads.

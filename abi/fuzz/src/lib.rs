@@ -12,7 +12,9 @@ use aishim_abi::pool_layout::{self, Word};
 use aishim_abi::pool_reader::{PoolMapCopy, State, Totals};
 use aishim_abi::reader::{ReadError, SegmentCopy, Which};
 use aishim_abi::statistics::{self, Statistic};
-use sample::{PoolSample, Sample};
+use aishim_abi::trace;
+use sample::Sample;
+use sample::pool::PoolSample;
 
 /// The input is the file.
 pub fn arbitrary(data: &[u8]) {
@@ -69,6 +71,16 @@ pub fn pool_map(data: &[u8]) {
     examine_pool(PoolMapCopy::from_bytes(&bytes));
     let cut = data.first_chunk::<2>().map_or(0, |word| usize::from(u16::from_le_bytes(*word)) % bytes.len());
     examine_pool(PoolMapCopy::from_bytes(&bytes[..cut]));
+}
+
+/// The input is a record of pinned memory: what is read of it is written and read again as the same.
+pub fn trace_text(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for text in [text.to_string(), format!("{}\n{text}", trace::HEADING)] {
+        let Ok(events) = trace::parse(&text) else { continue };
+        let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+        assert_eq!(trace::parse(&format!("{}\n{lines}", trace::HEADING)), Ok(events));
+    }
 }
 
 /// A pool map with two slabs and blocks of every kind.

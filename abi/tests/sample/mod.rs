@@ -3,7 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "shared by several test programs, none of which uses all of it")]
 
-mod pool;
+pub mod pool;
 
 use aishim_abi::histogram;
 use aishim_abi::layout::{
@@ -16,8 +16,6 @@ use std::fs::File;
 use std::io::Write;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
-
-pub use pool::PoolSample;
 
 /// Place of a field of the header.
 macro_rules! header {

@@ -17,10 +17,10 @@ use std::process::ExitCode;
 /// slab, a map of its pool; a character stands for as many blocks as the
 /// terminal's width asks for:
 ///
-///   #   allocated by the program
-///   +   allocated in part
-///   ~   freed, and waiting until the GPU work before its free is done
-///   .   free
+///   allocated by the program                                      #
+///   allocated in part                                             +
+///   freed, and waiting until the GPU work before its free is done ~
+///   free                                                          .
 ///
 /// Beside it the totals, the share of requests that were served, the most that
 /// was ever allocated, and the fragmentation: how much of what is free is not

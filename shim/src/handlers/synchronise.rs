@@ -10,6 +10,8 @@ use crate::mode;
 use crate::pinned;
 use crate::segment;
 use crate::thread;
+use crate::trace;
+use aishim_abi::trace::What;
 
 /// cuCtxSynchronize.
 pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status, context: sys::CUcontext) -> Status {
@@ -73,4 +75,5 @@ fn waited() {
         thread.sampler.synchronised(to_sample);
     }
     pinned::tend();
+    trace::note(What::Synchronise);
 }

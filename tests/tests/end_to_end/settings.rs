@@ -186,6 +186,12 @@ fn a_pool_of_which_the_driver_gives_only_a_part() {
     assert!(segment.statistic(Statistic::PoolHits) > 0);
 }
 
+#[test]
+fn a_record_that_cannot_be_written() {
+    let (_, outcome) = with_variable("AISHIM_TRACE", "/no/such/folder/record");
+    assert_one_line(&outcome, &["No such file", "AISHIM_TRACE", "/no/such/folder/record"]);
+}
+
 /// Root may write everywhere, so the program becomes another user.
 fn as_nobody(directory: &Path) -> Option<Outcome> {
     // SAFETY: geteuid(2) cannot fail.

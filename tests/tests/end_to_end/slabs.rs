@@ -2,6 +2,7 @@
 //! back to the driver when nobody has needed them for a while.
 
 use aishim_abi::statistics::Statistic;
+use aishim_abi::trace::{self, What};
 use aishim_tests::sandbox::Running;
 use aishim_tests::{Program, Sandbox};
 use std::process::Command;
@@ -122,6 +123,23 @@ fn idle(meanwhile: &str, settings: &[(&str, &str)], check: impl Fn(&Sandbox, &mu
     let segment = sandbox.segment(outcome.pid);
     assert_eq!(segment.statistic(Statistic::PinnedBytes), 0);
     assert_eq!(segment.statistic(Statistic::PoolAllocated), 0);
+}
+
+#[test]
+fn what_a_program_does_with_pinned_memory_is_recorded() {
+    let sandbox = Sandbox::new();
+    let record = path(&sandbox, "record");
+    let steps = ["take", "3", "give", "fork", "take", "200", "give", "leave"];
+    // Also what finds no room in the pool is the program's.
+    let settings = [("AISHIM_TRACE", record.as_str()), ("AISHIM_POOL_MIB", "16")];
+    let outcome = sandbox.succeed(&mut program(&sandbox, &settings, &steps));
+    let text = std::fs::read_to_string(format!("{record}.{}", outcome.pid)).expect("a record");
+    let events = trace::parse(&text).expect("events");
+    let count = |is_it: &dyn Fn(&What) -> bool| events.iter().filter(|event| is_it(&event.what)).count();
+    assert_eq!(count(&|what| matches!(what, What::Alloc { bytes: 1_048_576, .. })), 203);
+    assert_eq!(count(&|what| matches!(what, What::Free { .. })), 203);
+    assert!(events.windows(2).all(|pair| pair[0].at_us <= pair[1].at_us));
+    assert_eq!(std::fs::read_dir(sandbox.path("")).expect("a folder").count(), 3, "run, gpu and one record");
 }
 
 const SHORT: [(&str, &str); 1] = [("AISHIM_POOL_IDLE_S", "1")];
