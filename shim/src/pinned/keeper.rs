@@ -28,9 +28,12 @@ static THREAD: AtomicBool = AtomicBool::new(false);
 /// It is in the driver, or about to be.
 static AT_WORK: AtomicBool = AtomicBool::new(false);
 
-/// Somebody wants a slab; the thread sleeps on it.
-static CALLED: Mutex<bool> = Mutex::new(false);
-static CALL: Condvar = Condvar::new();
+/// Somebody wants a slab, and the thread has not looked since.
+static CALLED: AtomicBool = AtomicBool::new(false);
+
+/// What the thread sleeps on. The lock is taken only to wake it, never by a request that finds it awake.
+static SLEEP: Mutex<()> = Mutex::new(());
+static WAKE: Condvar = Condvar::new();
 
 /// How long a slab must not have been needed, in milliseconds; 0 for none ever going.
 static IDLE_MS: AtomicU64 = AtomicU64::new(0);
@@ -45,16 +48,19 @@ pub(super) fn configure(idle_ms: u64) {
 
 /// The pool wants a slab: somebody sees to it.
 pub(super) fn call() {
-    if PAUSED.load(Relaxed) {
+    // Loads first: many threads may come by while a slab is on its way.
+    if PAUSED.load(Relaxed) || CALLED.load(Relaxed) && THREAD.load(Relaxed) {
         return;
     }
-    if THREAD.swap(true, AcqRel) {
-        *CALLED.lock() = true;
-        CALL.notify_one();
-        return;
-    }
-    if !life::spawn("aishim-pool", keep) {
-        THREAD.store(false, Release);
+    let was_called = CALLED.swap(true, AcqRel);
+    if !THREAD.swap(true, AcqRel) {
+        if !life::spawn("aishim-pool", keep) {
+            THREAD.store(false, Release);
+        }
+    } else if !was_called {
+        // Once the lock is had, the thread either has yet to look at `CALLED` or sleeps.
+        drop(SLEEP.lock());
+        WAKE.notify_one();
     }
 }
 
@@ -168,11 +174,10 @@ fn sleep(home: &'static Home) -> bool {
     if idle_ms == 0 || !is_current(home) || !home.pool.may_shrink() || !mode::may_call_driver() {
         return false;
     }
-    let mut called = CALLED.lock();
-    if !*called {
-        CALL.wait_for(&mut called, Duration::from_millis((idle_ms / 4).max(1)));
+    let mut sleep = SLEEP.lock();
+    if !CALLED.swap(false, AcqRel) {
+        WAKE.wait_for(&mut sleep, Duration::from_millis((idle_ms / 4).max(1)));
     }
-    *called = false;
     true
 }
 
