@@ -166,7 +166,10 @@ impl Pool {
             self.growth.relieve();
             return Ok(GrowOutcome::Grown(bytes));
         }
-        self.growth.grow(&self.slabs, &*self.source, self.now_ms())
+        let outcome = self.growth.grow(&self.slabs, &*self.source, self.now_ms())?;
+        // Else the pool would look low until somebody next comes to the heap, and grow to its whole size for nobody.
+        self.store.look(&self.taker(shard::current()));
+        Ok(outcome)
     }
 
     /// Whether another slab would be of use: a request missed for want of it; or the pool is below its ordinary size,

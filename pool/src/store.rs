@@ -163,6 +163,11 @@ impl Store {
         Ok(base.map(|base| (base, slab.bytes())))
     }
 
+    /// Takes note of slabs that have come.
+    pub(crate) fn look(&self, at: &Taker<'_>) {
+        let _ = self.with_heap(at, |_| ());
+    }
+
     /// Takes the slab that is aside into use again; its size in bytes.
     pub(crate) fn recall_slab(&self, slabs: &SlabTable) -> Option<usize> {
         self.heap.lock()?.recall(slabs)
