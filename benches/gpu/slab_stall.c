@@ -10,6 +10,10 @@
  * page-locks 256 MiB "once", in "slabs" as the pool does, or in slabs with "pauses" of 20 ms between them, frees them, and
  * prints such lines: WAY for the reservations, WAY_free for the frees, and "none" for as long without either.
  *
+ *     slab_stall own WAY REPEATS
+ *
+ * does both in one process, reserving on a second thread as the pool's does, and prints the figures.
+ *
  *     cc -O2 -pthread -o slab_stall benches/gpu/slab_stall.c -ldl
  */
 #define _POSIX_C_SOURCE 200809L
@@ -50,6 +54,8 @@ static int (*synchronise)(void *);
 static int (*host_alloc)(void **, size_t, unsigned);
 static int (*host_free)(void *);
 
+static void *context;
+
 static void check(int result, const char *what)
 {
     if (result == 0)
@@ -71,7 +77,7 @@ static void *symbol(void *driver, const char *name)
 
 static void begin(void)
 {
-    void *driver = dlopen("libcuda.so.1", RTLD_NOW), *context;
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
     int device;
 
     if (driver == NULL) {
@@ -124,21 +130,25 @@ static volatile int stop;
 static uint64_t *begin_ns, *took_ns, *chosen_ns;
 static size_t call_count;
 
+static void add_window(const char *name, uint64_t from_ns, uint64_t to_ns)
+{
+    struct window *window = &windows[window_count];
+
+    if (window_count == MOST_WINDOWS)
+        return;
+    snprintf(window->name, sizeof window->name, "%s", name);
+    window->begin_ns = from_ns;
+    window->end_ns = to_ns;
+    window_count++;
+}
+
 static void *read_windows(void *unused)
 {
     unsigned long long from, to;
     char name[NAME_BYTES];
 
-    while (scanf("%23s %llu %llu", name, &from, &to) == 3) {
-        struct window *window = &windows[window_count];
-
-        if (window_count == MOST_WINDOWS)
-            break;
-        memcpy(window->name, name, sizeof name);
-        window->begin_ns = from;
-        window->end_ns = to;
-        window_count++;
-    }
+    while (scanf("%23s %llu %llu", name, &from, &to) == 3)
+        add_window(name, from, to);
     stop = 1;
     return unused;
 }
@@ -191,11 +201,12 @@ static int is_first_of_its_name(int window)
     return 1;
 }
 
-static void launch_and_tell(void)
+/* Launches until `meanwhile` has set `stop`, and prints the figures by its windows. */
+static void launch_and_tell(void *(*meanwhile)(void *))
 {
     uint64_t nothing = 0;
     void *module, *kernel, *stream, *parameters[] = {&nothing};
-    pthread_t reader;
+    pthread_t other;
 
     begin_ns = malloc(MOST_CALLS * sizeof *begin_ns);
     took_ns = malloc(MOST_CALLS * sizeof *took_ns);
@@ -204,7 +215,7 @@ static void launch_and_tell(void)
     check(load_module(&module, NOTHING_MODULE), "cuModuleLoadData");
     check(find_function(&kernel, module, "spin"), "cuModuleGetFunction");
     check(create_stream(&stream, 1), "cuStreamCreate");
-    pthread_create(&reader, NULL, read_windows, NULL);
+    pthread_create(&other, NULL, meanwhile, NULL);
     puts("ready"), fflush(stdout);
     while (!stop && call_count < MOST_CALLS) {
         begin_ns[call_count] = now_ns();
@@ -213,7 +224,7 @@ static void launch_and_tell(void)
         call_count++;
         check(synchronise(stream), "cuStreamSynchronize");
     }
-    pthread_join(reader, NULL);
+    pthread_join(other, NULL);
     printf("{\"all_calls\": %zu", call_count);
     for (int i = 0; i < window_count; i++)
         if (is_first_of_its_name(i))
@@ -223,12 +234,23 @@ static void launch_and_tell(void)
 
 /* --- reserve --- */
 
-static void print_window(const char *way, const char *what, uint64_t from_ns)
+static const char *way;
+static int repeats, is_own;
+
+/* For the launching process: on stdout, or here and now where we are that. */
+static void tell_window(const char *name, const char *what, uint64_t from_ns)
 {
-    printf("%s%s %llu %llu\n", way, what, (unsigned long long)from_ns, (unsigned long long)now_ns());
+    uint64_t to_ns = now_ns();
+    char whole[NAME_BYTES];
+
+    snprintf(whole, sizeof whole, "%s%s", name, what);
+    if (is_own)
+        add_window(whole, from_ns, to_ns);
+    else
+        printf("%s %llu %llu\n", whole, (unsigned long long)from_ns, (unsigned long long)to_ns);
 }
 
-static void reserve(const char *way)
+static void reserve(void)
 {
     int is_once = strcmp(way, "once") == 0, slabs = is_once ? 1 : SLABS;
     long pause_ns = strcmp(way, "pauses") == 0 ? PAUSE_NS : 0;
@@ -237,35 +259,50 @@ static void reserve(const char *way)
 
     from_ns = now_ns();
     sleep_ns(QUIET_NS);
-    print_window("none", "", from_ns);
+    tell_window("none", "", from_ns);
     for (int i = 0; i < slabs; i++) {
         if (i > 0 && pause_ns > 0)
             sleep_ns(pause_ns);
         from_ns = now_ns();
         check(host_alloc(&memory[i], (is_once ? 256 : SLAB_MIB[i]) * MIB, 3), "cuMemHostAlloc");
-        print_window(way, "", from_ns);
+        tell_window(way, "", from_ns);
     }
     sleep_ns(QUIET_NS / 10);
     for (int i = slabs; i-- > 0;) {
         from_ns = now_ns();
         check(host_free(memory[i]), "cuMemFreeHost");
-        print_window(way, "_free", from_ns);
+        tell_window(way, "_free", from_ns);
     }
+}
+
+static void *reserve_all(void *unused)
+{
+    check(set_current(context), "cuCtxSetCurrent");
+    for (int left = repeats; left > 0; left--)
+        reserve();
+    stop = 1;
+    return unused;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc == 2 && strcmp(argv[1], "launch") == 0) {
+    const char *role = argc > 1 ? argv[1] : "";
+
+    way = argc > 2 ? argv[2] : "";
+    repeats = argc > 3 ? atoi(argv[3]) : 0;
+    is_own = strcmp(role, "own") == 0;
+    if (argc == 2 && strcmp(role, "launch") == 0) {
         begin();
-        launch_and_tell();
-        return 0;
-    }
-    if (argc == 4 && strcmp(argv[1], "reserve") == 0) {
+        launch_and_tell(read_windows);
+    } else if (argc == 4 && is_own) {
         begin();
-        for (int left = atoi(argv[3]); left > 0; left--)
-            reserve(argv[2]);
-        return 0;
+        launch_and_tell(reserve_all);
+    } else if (argc == 4 && strcmp(role, "reserve") == 0) {
+        begin();
+        reserve_all(NULL);
+    } else {
+        fprintf(stderr, "usage: slab_stall launch | reserve WAY REPEATS | own WAY REPEATS (WAY: once, slabs, pauses)\n");
+        return 2;
     }
-    fprintf(stderr, "usage: slab_stall launch | reserve once|slabs|pauses REPEATS\n");
-    return 2;
+    return 0;
 }

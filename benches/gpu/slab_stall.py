@@ -5,7 +5,8 @@
 
 Builds slab_stall.c with the machine's C compiler. One process launches small kernels without pause and notes what each
 call took; another reserves and frees. Neither is under the shim, whose pool reserves in the same way and makes no pause
-between slabs; "pauses" shows what one of 20 ms would change. Compared are the launch calls that overlap a reservation
+between slabs; "pauses" shows what one of 20 ms would change, and "own" what slabs cost the launches of their own process,
+as where the pool reserves them and gives them back on its background thread. Compared are the launch calls that overlap a reservation
 (or a free), so a row of slabs is about the same page-locking as one of "once".
 """
 
@@ -28,23 +29,25 @@ def main():
     if args.cc is None:
         sys.exit("slab_stall.py needs a C compiler: apt-get install -y gcc")
     try:
-        figures, reserved_ms = observe(args)
+        figures, own, reserved_ms = observe(args)
     except runs.RunFailed as error:
         runs.finish("slab_stall", args, False, str(error).splitlines()[0], {"error": str(error)})
 
     names = ("none", *(name for way in WAYS for name in (way, f"{way}_free")))
     headers = ("launch calls beside", "calls", "p50, us", "p99, us", "p99.9, us", "max, us")
-    runs.print_table(headers, [row(name, figures[name]) for name in names])
+    rows = [row(name, figures[name]) for name in names]
+    rows += [row(f"own {name}", own[name]) for name in ("none", "slabs", "slabs_free")]
+    runs.print_table(headers, rows)
     print("256 MiB took, median ms: " + ", ".join(f"{way} {reserved_ms[way]:.1f}" for way in WAYS))
     worst = {name: f"{figures[name]['max_ns'] / 1e3:.0f}" for name in ("none", "once", "slabs")}
     tail = {name: f"{figures[name]['p999_ns'] / 1e3:.0f}" for name in ("none", "once", "slabs")}
     sentence = "longest launch call (p99.9): " + ", ".join(f"{name} {worst[name]} ({tail[name]}) us" for name in worst)
     ok = all(figures[name]["calls"] > 0 for name in names)
-    runs.finish("slab_stall", args, ok, sentence, {"figures": figures, "reserved_ms": reserved_ms})
+    runs.finish("slab_stall", args, ok, sentence, {"figures": figures, "own": own, "reserved_ms": reserved_ms})
 
 
 def observe(args):
-    """Figures of the launching process by window, and the milliseconds that 256 MiB took in each way."""
+    """Figures of the launching process by window, beside another and in its own, and the milliseconds of 256 MiB."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "slab_stall"
         build = [args.cc, "-O2", "-pthread", "-o", program, runs.HERE / "slab_stall.c", "-ldl"]
@@ -58,9 +61,10 @@ def observe(args):
         except BaseException:
             runs.stop_group(launching)
             raise
+        own = runs.last_json(runs.run([program, "own", "slabs", args.repeats], env).stdout)
     if launching.returncode != 0:
         raise runs.RunFailed(f"slab_stall launch: exit code {launching.returncode}\n{stderr}")
-    return runs.last_json(stdout), {way: median_ms(windows[way], way, args.repeats) for way in WAYS}
+    return runs.last_json(stdout), own, {way: median_ms(windows[way], way, args.repeats) for way in WAYS}
 
 
 def median_ms(text, way, repeats):
