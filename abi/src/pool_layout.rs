@@ -11,7 +11,7 @@
 //! * **chosen: a word for each block beside the pool's own,** written by each allocation and each free with one relaxed
 //!   store. The picture is always there and always new, it survives a kill, and nothing the pool believes is read from it.
 //!   Both stores and the coarse clock cost an allocation and its free some 7 ns together up to 64 KiB; at 1 MiB, where
-//!   the words that are written lie 2 KiB apart and share few cache sets, some 25 ns (`make bench`, "shown").
+//!   the words that are written lie 2 KiB apart and share few cache sets, 15 to 25 ns (`make bench`, "shown").
 //!
 //! A block is one word at its first index; the words behind it are whatever earlier blocks left there, and mean nothing.
 //! A freed block's word says in which epoch it was freed; it is free once the header's `safe_epoch` has come that far. Free
