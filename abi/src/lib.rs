@@ -13,13 +13,19 @@
 //! | [`directory`] | the one answer to "where is the runtime directory?" |
 //! | [`segment_file`] | a segment's life as a file: create, lock, end, sweep |
 //! | [`reader`] | a validated private copy of somebody else's segment |
-//! | `mapping` | the only unsafe code: mapping the file over the writer's memory |
+//! | [`pool_layout`], [`pool_file`], [`pool_reader`] | the same for the map of a process's pool of pinned memory |
+//! | [`trace`] | a record of a program's pinned memory, as text |
+//! | `mapping` | the only unsafe code: mapping files over and into the writer's memory |
 
 pub mod directory;
 pub mod histogram;
 pub mod layout;
 mod mapping;
+pub mod pool_file;
+pub mod pool_layout;
+pub mod pool_reader;
 pub mod reader;
 pub mod segment_file;
 pub mod statistics;
+pub mod trace;
 pub mod variables;

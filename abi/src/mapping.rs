@@ -1,6 +1,7 @@
-//! The only unsafe code of this crate: a segment seen as bytes, and a file mapped over a segment.
+//! The only unsafe code of this crate: a segment seen as bytes, a file mapped over a segment, a pool map mapped.
 
 use crate::layout::{SEGMENT_BYTES, Segment};
+use crate::pool_layout::{HEADER_BYTES, Header, map_bytes};
 use rustix::fd::AsFd;
 use rustix::io;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -71,5 +72,28 @@ pub(crate) unsafe fn map_private(segment: *mut Segment) -> io::Result<()> {
             MapFlags::PRIVATE | MapFlags::FIXED,
         )?;
     }
+    Ok(())
+}
+
+/// Maps a pool map of so many words, shared and writable, for as long as the process lives. The file is at least as long.
+pub(crate) fn map_pool(file: impl AsFd, words: u32) -> io::Result<(&'static Header, &'static [AtomicU64])> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping where the kernel likes.
+    let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), map_bytes(words), access, MapFlags::SHARED, file, 0)? };
+    // SAFETY: page-aligned, as long as the header and the words together, never unmapped (`unmap_pool` only puts other
+    // pages in its place), and made of integers, which are accessed through atomics alone from here on.
+    unsafe {
+        let cells = start.byte_add(HEADER_BYTES).cast::<AtomicU64>();
+        Ok((&*start.cast::<Header>(), std::slice::from_raw_parts(cells, words as usize)))
+    }
+}
+
+/// Puts private zero pages in the place of a map that [`map_pool`] made of so many words.
+pub(crate) fn unmap_pool(header: &'static Header, words: usize) -> io::Result<()> {
+    let bytes = map_bytes(u32::try_from(words).unwrap_or(u32::MAX));
+    let start = std::ptr::from_ref(header).cast_mut().cast();
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: exactly the pages that `map_pool` mapped; zero is a value of all that lies there.
+    unsafe { rustix::mm::mmap_anonymous(start, bytes, access, MapFlags::PRIVATE | MapFlags::FIXED)? };
     Ok(())
 }

@@ -25,7 +25,7 @@ pub enum ReadError {
         /// Bytes there are.
         bytes: usize,
     },
-    /// It does not begin with [`MAGIC`].
+    /// It does not begin with the magic number of what is read.
     NotASegment,
     /// Another version of the library wrote it.
     OtherVersion {
@@ -43,10 +43,10 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(errno) => write!(f, "cannot be read: {}", std::io::Error::from_raw_os_error(*errno)),
-            Self::Truncated { bytes } => write!(f, "ends after {bytes} of {SEGMENT_BYTES} bytes"),
-            Self::NotASegment => f.write_str("is not a segment of aishim"),
+            Self::Truncated { bytes } => write!(f, "ends too early, after {bytes} bytes"),
+            Self::NotASegment => f.write_str("is no such file of aishim's"),
             Self::OtherVersion { found } => {
-                write!(f, "has layout version {found}, this is version {VERSION}")
+                write!(f, "has layout version {found}, which this aishim does not know")
             }
             Self::Corrupt { field } => write!(f, "is damaged: {field} has an impossible value"),
         }
@@ -116,16 +116,7 @@ impl SegmentCopy {
     pub fn read_into(spare: Option<Self>, file: impl AsFd) -> Result<Self, ReadError> {
         // What an earlier segment left is overwritten in full, or the check says that the file ends too early.
         let mut copy = spare.map_or_else(mapping::zeroed, |spare| spare.copy);
-        let bytes = mapping::bytes_mut(&mut copy);
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pread(&file, &mut bytes[done..], done as u64) {
-                Ok(0) => break,
-                Ok(more) => done += more,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(ReadError::Io(e.raw_os_error())),
-            }
-        }
+        let done = self::copy(&file, mapping::bytes_mut(&mut copy), 0)?;
         Self::check(copy, done)
     }
 
@@ -316,6 +307,20 @@ impl SegmentCopy {
             to.max_ns = to.max_ns.max(shard.launch_max_ns.load(Relaxed).min(histogram::HIGHEST_NS));
         }
     }
+}
+
+/// Copies from `offset` of a file on, as much as there is; how many bytes that were.
+pub(crate) fn copy(file: impl AsFd, to: &mut [u8], offset: u64) -> Result<usize, ReadError> {
+    let mut done = 0;
+    while done < to.len() {
+        match rustix::io::pread(&file, &mut to[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(more) => done += more,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(ReadError::Io(e.raw_os_error())),
+        }
+    }
+    Ok(done)
 }
 
 fn total<'a>(counts: impl Iterator<Item = &'a AtomicU64>) -> u64 {

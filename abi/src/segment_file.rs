@@ -9,6 +9,7 @@
 
 use crate::layout::{MAGIC, SEGMENT_BYTES, Segment};
 use crate::mapping;
+use crate::pool_layout;
 use crate::reader::SegmentCopy;
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
@@ -34,7 +35,7 @@ const KEEP_UNFINISHED: Duration = Duration::from_secs(60);
 pub unsafe fn publish(segment: *mut Segment, directory: &Path, pid: u32, start_ticks: u64) -> io::Result<PathBuf> {
     let unfinished = directory.join(format!(".{pid}-{start_ticks}.new"));
     let finished = directory.join(format!("{pid}-{start_ticks}.seg"));
-    let file = create(&unfinished)?;
+    let file = create(&unfinished, SEGMENT_BYTES)?;
     let filled = fill(&file, &mapping::words(segment));
     let named = filled.and_then(|()| Ok(rustix::fs::rename(&unfinished, &finished)?));
     if let Err(e) = named {
@@ -59,8 +60,9 @@ pub unsafe fn disown(segment: *mut Segment) -> io::Result<()> {
     Ok(unsafe { mapping::map_private(segment) }?)
 }
 
-fn create(path: &Path) -> io::Result<OwnedFd> {
-    allowed_by_limit()?;
+/// Creates a file that is to have so many bytes, as our own and nobody else's yet.
+pub(crate) fn create(path: &Path, bytes: usize) -> io::Result<OwnedFd> {
+    allowed_by_limit(bytes)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mode = Mode::RUSR | Mode::WUSR;
     let opened = match rustix::fs::open(path, flags, mode) {
@@ -74,11 +76,11 @@ fn create(path: &Path) -> io::Result<OwnedFd> {
     Ok(above_standard_streams(&opened)?)
 }
 
-/// Refuses where RLIMIT_FSIZE is below a segment: fallocate(2) would then not only fail but send SIGXFSZ, which ends a
+/// Refuses where RLIMIT_FSIZE is below the file's size: fallocate(2) would then not only fail but send SIGXFSZ, which ends a
 /// program that does not expect it (setrlimit(2)).
-fn allowed_by_limit() -> io::Result<()> {
+fn allowed_by_limit(bytes: usize) -> io::Result<()> {
     match rustix::process::getrlimit(Resource::Fsize).current {
-        Some(limit) if limit < SEGMENT_BYTES as u64 => Err(rustix::io::Errno::FBIG.into()),
+        Some(limit) if limit < bytes as u64 => Err(rustix::io::Errno::FBIG.into()),
         _ => Ok(()),
     }
 }
@@ -89,12 +91,17 @@ fn above_standard_streams(file: &OwnedFd) -> rustix::io::Result<OwnedFd> {
 }
 
 fn fill(file: &OwnedFd, words: &[u64]) -> io::Result<()> {
+    allocate_locked(file, SEGMENT_BYTES)?;
+    write_pages_in_use(file, words)
+}
+
+/// Locks a file as that of a living process and allocates it in full, before it is mapped: a tmpfs that fills up later
+/// must not become a SIGBUS in the program.
+pub(crate) fn allocate_locked(file: &OwnedFd, bytes: usize) -> io::Result<()> {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)?;
-    // In full, before it is mapped: a tmpfs that fills up later must not become a SIGBUS in the program.
     let all = rustix::fs::FallocateFlags::empty();
     // Interrupted by a signal, as fallocate(2) may be, it is simply begun again.
-    rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, all, 0, SEGMENT_BYTES as u64))?;
-    write_pages_in_use(file, words)
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, all, 0, bytes as u64))?)
 }
 
 fn write_pages_in_use(file: &OwnedFd, words: &[u64]) -> io::Result<()> {
@@ -140,7 +147,7 @@ pub fn probe_open(file: &OwnedFd, path: &Path) -> io::Result<(Entry, PathBuf)> {
     if rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_err() {
         return Ok((Entry::Alive, path.to_owned()));
     }
-    if is_named(path, "seg") && begins_as_segment(file) {
+    if is_named(path, "seg") && begins_with(file, &MAGIC) {
         return Ok(note_end(file, path));
     }
     Ok((Entry::Ended(modified(file)?), path.to_owned()))
@@ -170,7 +177,13 @@ pub fn sweep(directory: &Path, now: SystemTime) -> usize {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return 0;
     };
-    entries.flatten().filter(|entry| sweep_one(&entry.path(), now)).count()
+    // Pool maps last, so that they go in the same sweep as their segment.
+    let (maps, others): (Vec<_>, Vec<_>) = entries.flatten().map(|e| e.path()).partition(|p| is_pool_map(p));
+    others.iter().chain(&maps).filter(|path| sweep_one(path, now)).count()
+}
+
+fn is_pool_map(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "pool")
 }
 
 fn sweep_one(path: &Path, now: SystemTime) -> bool {
@@ -179,16 +192,17 @@ fn sweep_one(path: &Path, now: SystemTime) -> bool {
     let Some(file) = is_ours(path).then(|| open(path).ok()).flatten() else {
         return false;
     };
-    if is_named(path, "new") {
+    if is_named(path, "pool") {
+        let has_segment = ["seg", "ended"].iter().any(|e| path.with_extension(e).exists());
+        return !has_segment && is_ownerless(&file) && begins_with(&file, &pool_layout::MAGIC) && is_unlinked(path);
+    }
+    if is_unfinished(path) {
         // The age comes first: our lock on a file that is just being made would turn its maker away.
         let old = modified(&file).is_ok_and(|m| age(m) > KEEP_UNFINISHED);
-        let ownerless = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
-        return old && ownerless() && rustix::fs::unlink(path).is_ok();
+        return old && is_ownerless(&file) && is_unlinked(path);
     }
     match probe_open(&file, path) {
-        Ok((Entry::Ended(when), at)) if age(when) > KEEP_ENDED => {
-            begins_as_segment(&file) && rustix::fs::unlink(at).is_ok()
-        }
+        Ok((Entry::Ended(when), at)) if age(when) > KEEP_ENDED => begins_with(&file, &MAGIC) && is_unlinked(&at),
         _ => false,
     }
 }
@@ -196,24 +210,36 @@ fn sweep_one(path: &Path, now: SystemTime) -> bool {
 /// Whether a name is one that we give. The directory may be one that a user named and keeps other things in: what is not
 /// named as ours, or does not begin as a segment, is neither renamed nor removed.
 fn is_ours(path: &Path) -> bool {
-    ["seg", "ended", "new"].iter().any(|e| is_named(path, e))
+    ["seg", "ended", "pool"].iter().any(|e| is_named(path, e)) || is_unfinished(path)
 }
 
 fn is_named(path: &Path, ending: &str) -> bool {
-    let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
     let stem = path.file_stem().and_then(|s| s.to_str());
-    let stem = match ending {
-        "new" => stem.and_then(|s| s.strip_prefix('.')),
-        _ => stem,
-    };
-    let numbers = stem.and_then(|s| s.split_once('-'));
-    path.extension().is_some_and(|e| e == ending)
-        && numbers.is_some_and(|(pid, ticks)| is_number(pid) && is_number(ticks))
+    path.extension().is_some_and(|e| e == ending) && stem.is_some_and(is_pid_and_ticks)
 }
 
-fn begins_as_segment(file: &OwnedFd) -> bool {
+/// A segment or a pool map in the making.
+fn is_unfinished(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.strip_prefix('.'));
+    path.extension().is_some_and(|e| e == "new" || e == "pool") && stem.is_some_and(is_pid_and_ticks)
+}
+
+fn is_pid_and_ticks(stem: &str) -> bool {
+    let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    stem.split_once('-').is_some_and(|(pid, ticks)| is_number(pid) && is_number(ticks))
+}
+
+fn is_ownerless(file: &OwnedFd) -> bool {
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_ok()
+}
+
+fn is_unlinked(path: &Path) -> bool {
+    rustix::fs::unlink(path).is_ok()
+}
+
+fn begins_with(file: &OwnedFd, magic: &[u8; MAGIC.len()]) -> bool {
     let mut start = [0; MAGIC.len()];
-    rustix::io::pread(file, &mut start, 0) == Ok(start.len()) && start == MAGIC
+    rustix::io::pread(file, &mut start, 0) == Ok(start.len()) && start == *magic
 }
 
 /// The segment files of `directory`, living and ended, by their names alone.

@@ -61,10 +61,28 @@ pub const ALL: &[Variable] = &[
         text: "What the library writes to stderr.",
     },
     Variable {
+        name: "AISHIM_POOL",
+        values: Values::Words(&["lazy", "eager", "off"]),
+        default: "lazy",
+        text: "When the pool of pinned memory is reserved: as it is needed, all of AISHIM_POOL_MIB in the background from the first context on, or never.",
+    },
+    Variable {
+        name: "AISHIM_POOL_IDLE_S",
+        values: Values::Number(0, 86_400),
+        default: "60",
+        text: "After how many seconds without need a slab of the pool is given back, one at a time; 0 keeps all.",
+    },
+    Variable {
+        name: "AISHIM_POOL_MAX_MIB",
+        values: Values::Number(1, 4_095),
+        default: "AISHIM_POOL_MIB",
+        text: "Size the pool may reach, in MiB, where requests would find no room in AISHIM_POOL_MIB; a smaller value than that changes nothing.",
+    },
+    Variable {
         name: "AISHIM_POOL_MIB",
         values: Values::Number(0, 4_095),
         default: "256",
-        text: "Size the pool of pinned memory may grow to, in MiB; 0 turns the pool off.",
+        text: "Size the pool of pinned memory grows to ahead of need, in MiB; 0 turns the pool off.",
     },
     Variable {
         name: "AISHIM_PRIORITY",
@@ -73,6 +91,12 @@ pub const ALL: &[Variable] = &[
         text: "Priority of the process on the GPU; higher is more important.",
     },
     Variable { name: "AISHIM_SAMPLE", values: SWITCH, default: "on", text: "Turns the measuring of GPU time off." },
+    Variable {
+        name: "AISHIM_TRACE",
+        values: Values::Path,
+        default: "none",
+        text: "Records each allocation and free of pinned memory and each synchronisation in this file, PID appended.",
+    },
 ];
 
 impl Variable {

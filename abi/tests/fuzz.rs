@@ -41,6 +41,22 @@ proptest! {
     }
 
     #[test]
+    fn pool_map(data in vec(any::<u8>(), 0..3000), magic in any::<bool>()) {
+        cases::pool_map(&data);
+        // With the right beginning, so that what comes after it is reached.
+        if magic {
+            let mut file = cases::good_pool().bytes;
+            file[12..12 + data.len()].copy_from_slice(&data);
+            cases::pool_map(&file);
+        }
+    }
+
+    #[test]
+    fn trace_text(words in vec("[0-9a-f]{1,4}|alloc|free|sync|#|[ \n]", 0..60)) {
+        cases::trace_text(words.join(" ").as_bytes());
+    }
+
+    #[test]
     fn scribbled_with_impossible_numbers(places in vec(any::<[u8; 2]>(), 0..400)) {
         let writes = places.iter().flat_map(|p| p.iter().copied().chain([0xff; 8]));
         cases::scribbled(&writes.collect::<Vec<u8>>());

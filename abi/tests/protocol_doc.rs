@@ -5,6 +5,7 @@ use aishim_abi::layout::{
     BUCKET_ROOM, COUNTERS, DEVICES, HOOKS, Header, Histogram, NAME_BYTES, SEGMENT_BYTES, SHARDS, Segment, Shard,
     UNKNOWN_NAMES, VERSION,
 };
+use aishim_abi::pool_layout;
 use aishim_abi::statistics::{ALL, Kind};
 use aishim_abi::variables;
 use std::mem::offset_of;
@@ -42,6 +43,38 @@ fn offsets_are_those_of_the_layout() {
     );
     assert_table("a histogram", &offsets!(Histogram: sum_ns, max_ns, buckets));
     assert_table("a shard", &offsets!(Shard: owner_tid, launch_sum_ns, launch_max_ns, calls, launch));
+}
+
+#[test]
+fn the_pool_map_is_that_of_its_layout() {
+    use pool_layout::{Header, Slab};
+    assert_table(
+        "the map's header",
+        &offsets!(Header: magic, version, block_bytes, map_bytes, generation, pid, words, start_ticks, created_unix_ns,
+            created_monotonic_ns, safe_epoch, slabs),
+    );
+    assert_table("a slab", &offsets!(Slab: start, first_word, blocks));
+    let limits = [
+        ("version of a map", pool_layout::VERSION as usize),
+        ("size of a map's header in bytes", pool_layout::HEADER_BYTES),
+        ("slabs", pool_layout::SLABS),
+        ("words of a map", pool_layout::WORDS),
+        ("epochs ahead of `safe_epoch` that mean waiting, less one", pool_layout::UNSAFE_EPOCHS as usize - 1),
+    ];
+    assert_table("a map's limits", &limits.map(|(what, number)| format!("| {what} | {number} |")));
+    let ones = |word: pool_layout::Word, other: pool_layout::Word| word.to_bits() & !other.to_bits();
+    let allocated = |blocks, slack_bytes, moment| pool_layout::Word::Allocated { blocks, slack_bytes, moment };
+    let nothing = allocated(0, 0, 0);
+    let bits = [
+        ("state", 0b11),
+        ("blocks", ones(allocated(u32::MAX, 0, 0), nothing)),
+        ("slack", ones(allocated(0, u32::MAX, 0), nothing)),
+        ("moment or epoch", ones(allocated(0, 0, u32::MAX), nothing)),
+    ];
+    let rows = bits.map(|(what, mask): (&str, u64)| {
+        format!("| {what} | {} to {} |", mask.trailing_zeros(), 63 - mask.leading_zeros())
+    });
+    assert_table("a word's bits", &rows);
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The pool: an allocation and its free together, over sizes.
+//! The pool: an allocation and its free together, over sizes, unseen and shown in a map as the library shows it.
 
+use aishim_benches::shown::Shown;
 use aishim_pool::{Mark, PinnedSource, Pool, PoolConfig, WorkFence};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::alloc::{Layout, alloc, dealloc};
@@ -37,10 +38,19 @@ impl WorkFence for Idle {
     }
 }
 
+fn pool() -> Pool {
+    Pool::new(&PoolConfig::default(), Box::new(Heap), Box::new(Idle))
+}
+
 fn alloc_and_free(c: &mut Criterion) {
-    let pool = Pool::new(&PoolConfig::default(), Box::new(Heap), Box::new(Idle));
-    while pool.wants_growth() && pool.grow().is_ok() {}
-    let mut group = c.benchmark_group("alloc and free");
+    measure(c, "alloc and free", &pool());
+    let (_map, shown) = Shown::of(pool(), &PoolConfig::default()).expect("a map");
+    measure(c, "alloc and free, shown", &shown);
+}
+
+fn measure(c: &mut Criterion, name: &str, pool: &Pool) {
+    while pool.grow().is_ok_and(|outcome| matches!(outcome, aishim_pool::GrowOutcome::Grown(_))) {}
+    let mut group = c.benchmark_group(name);
     for bytes in [1, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
         group.bench_with_input(BenchmarkId::from_parameter(bytes), &bytes, |b, &bytes| {
             b.iter(|| {

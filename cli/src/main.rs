@@ -5,6 +5,7 @@
 mod doctor;
 mod failure;
 mod output;
+mod pool;
 mod preload;
 mod run;
 mod select;
@@ -33,6 +34,7 @@ const EXIT_CODES: &str =
 enum Command {
     Run(run::Arguments),
     Stats(stats::Arguments),
+    Pool(pool::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => run::main(arguments),
         Command::Stats(arguments) => stats::main(&arguments),
+        Command::Pool(arguments) => pool::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
     };
     done.unwrap_or_else(failure::Failure::report)

@@ -78,10 +78,10 @@ fn variables_are_set_for_the_program() {
 
 #[test]
 fn a_wrong_variable_is_named_and_the_program_runs_on() {
-    let arguments = ["--env", "AISHIM_POOL=1", "--env", "AISHIM_POOL_MIB=lots", "--", "sh", "-c", "exit 5"];
+    let arguments = ["--env", "AISHIM_POOL_SIZE=1", "--env", "AISHIM_POOL_MIB=lots", "--", "sh", "-c", "exit 5"];
     let output = run(&arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(5));
-    assert!(stderr(&output).contains("AISHIM_POOL is no variable"), "{output:?}");
+    assert!(stderr(&output).contains("AISHIM_POOL_SIZE is no variable"), "{output:?}");
     assert!(stderr(&output).contains("a number from 0 to 4095"), "{output:?}");
 }
 

@@ -8,6 +8,7 @@
 //! | [`snapshot`] | one look at everything |
 //! | [`places`] | the directories in which segments may lie |
 //! | [`process`] | one process under aishim, from its segment |
+//! | [`pool_map`] | what lies where in its pool of pinned memory, from its map |
 //! | [`skipped`] | files that are no segment of this version, by reason |
 //! | [`summary`] | count, average, percentiles and drawing rows of a histogram |
 //! | [`gpu`] | the GPUs and their processes, through NVML |
@@ -16,6 +17,7 @@
 
 pub mod gpu;
 pub mod places;
+pub mod pool_map;
 pub mod process;
 pub mod procfs;
 pub mod skipped;
@@ -24,6 +26,7 @@ pub mod summary;
 pub mod user;
 
 pub use gpu::{Board, Gpu};
+pub use pool_map::PoolMap;
 pub use process::{Process, State};
 pub use snapshot::{Options, Snapshot};
 pub use summary::Summary;

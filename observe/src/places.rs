@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_was_named_stands_alone() {
-        let options = Options { directory: PathBuf::from("/somewhere"), everybody: false, nvml: None };
+        let options = Options { directory: PathBuf::from("/somewhere"), everybody: false, nvml: None, pools: false };
         let places = all(&options);
         assert_eq!(places.len(), 1);
         assert_eq!(places[0].reach, options.directory);

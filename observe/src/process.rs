@@ -1,6 +1,7 @@
 //! One process under aishim, from its segment.
 
 use crate::gpu;
+use crate::pool_map::PoolMap;
 use crate::skipped::Skipped;
 use crate::summary::Summary;
 use crate::user::Names;
@@ -64,6 +65,8 @@ pub struct Process {
     pub request: Summary,
     /// The segment's file.
     pub file: PathBuf,
+    /// What lies where in its pool, where that was asked for and there is a map; or why it cannot be read.
+    pub pool_map: Option<Result<PoolMap, Skipped>>,
     statistics: Vec<u64>,
 }
 
@@ -71,6 +74,7 @@ pub struct Process {
 #[derive(Default)]
 pub(crate) struct Reader {
     pub(crate) names: Names,
+    pub(crate) with_pools: bool,
     spare: Option<SegmentCopy>,
 }
 
@@ -82,7 +86,10 @@ impl Process {
         let uid = rustix::fs::fstat(&file).map_err(|e| unopened(e.into()))?.st_uid;
         let (entry, path) = segment_file::probe_open(&file, path).map_err(unopened)?;
         let segment = SegmentCopy::read_into(reader.spare.take(), &file).map_err(|e| Skipped::unread(&path, &e))?;
-        let process = Self::of(&segment, &entry, path, uid, &mut reader.names);
+        let mut process = Self::of(&segment, &entry, path, uid, &mut reader.names);
+        if reader.with_pools {
+            process.pool_map = PoolMap::beside(&process.file, process.generation, process.ended).transpose();
+        }
         reader.spare = Some(segment);
         Ok(process)
     }
@@ -114,6 +121,7 @@ impl Process {
             gpu: summary(Which::Gpu),
             request: summary(Which::Request),
             file,
+            pool_map: None,
             statistics: statistics::ALL.iter().map(|s| segment.statistic(*s)).collect(),
         }
     }

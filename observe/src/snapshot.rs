@@ -29,6 +29,8 @@ pub struct Options {
     pub everybody: bool,
     /// Name or path of the NVML library; none leaves the GPUs out.
     pub nvml: Option<PathBuf>,
+    /// Whether to read the maps of pools too.
+    pub pools: bool,
 }
 
 /// What was seen at one moment.
@@ -74,7 +76,12 @@ impl Options {
         let variable = std::env::var_os(aishim_abi::directory::VARIABLE);
         let everybody = variable.as_ref().is_none_or(|v| v.is_empty());
         let uid = rustix::process::geteuid().as_raw();
-        Self { directory: aishim_abi::directory::path(variable, uid), everybody, nvml: Some(PathBuf::from(NVML)) }
+        Self {
+            directory: aishim_abi::directory::path(variable, uid),
+            everybody,
+            nvml: Some(PathBuf::from(NVML)),
+            pools: false,
+        }
     }
 }
 
@@ -84,7 +91,7 @@ impl Snapshot {
     pub fn take(options: &Options) -> Self {
         // NVML takes its time to load; the segments are read meanwhile.
         let board = options.nvml.clone().map(ask);
-        let seen = Segments::read(&places::all(options));
+        let seen = Segments::read(&places::all(options), options.pools);
         let board = board.map_or_else(|| Err("not asked for".to_owned()), |b| answer(&b));
         seen.with_board(board)
     }
@@ -118,8 +125,9 @@ struct Segments {
 }
 
 impl Segments {
-    fn read(places: &[Place]) -> Self {
+    fn read(places: &[Place], with_pools: bool) -> Self {
         let mut seen = Self::default();
+        seen.reader.with_pools = with_pools;
         for place in places {
             // A directory that is missing or closed to us has nothing to show.
             let Ok(mut files) = segment_file::list(&place.reach) else {
@@ -145,6 +153,9 @@ impl Segments {
             Ok(process) if process.ended.is_some_and(is_long_ago) => self.expired += 1,
             Ok(mut process) => {
                 process.file = named(&process.file);
+                if let Some(Err(skipped)) = &mut process.pool_map {
+                    skipped.file = named(&skipped.file);
+                }
                 self.processes.push(process);
             }
             Err(skipped) if skipped.has_vanished() => {}

@@ -9,11 +9,12 @@ use aishim_abi::statistics::Statistic;
 use aishim_observe::skipped::Reason;
 use aishim_observe::{Options, Snapshot, State};
 use sample::Sample;
+use sample::pool::PoolSample;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 fn take(directory: &Path) -> Snapshot {
-    Snapshot::take(&Options { directory: directory.to_owned(), everybody: false, nvml: None })
+    Snapshot::take(&Options { directory: directory.to_owned(), everybody: false, nvml: None, pools: true })
 }
 
 #[test]
@@ -98,9 +99,51 @@ fn without_a_directory_or_nvml_there_is_an_answer_all_the_same() {
         directory: PathBuf::from("/nowhere/at/all"),
         everybody: false,
         nvml: Some(PathBuf::from("libno-such-nvml.so.1")),
+        pools: false,
     });
     assert!(snapshot.processes.is_empty() && snapshot.directories.is_empty());
     assert!(snapshot.board.unwrap_err().contains("cannot be loaded"));
+}
+
+#[test]
+fn a_pools_map_is_read_with_its_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let _with = Sample::new(1, 1).alive(at);
+    let mut map = PoolSample::new(1, 1, 200).slab(0, 0x10_0000, 1, 100);
+    let age = |process: &aishim_observe::Process| {
+        process.pool_map.as_ref().unwrap().as_ref().unwrap().age(Duration::from_secs(2))
+    };
+    let monotonic: u64 = std::fs::read_to_string("/proc/uptime").unwrap().split('.').next().unwrap().parse().unwrap();
+    // created_monotonic_ns; the uptime counts suspended time too, so it is at most that long ago.
+    map.u64(56, monotonic.saturating_sub(100) * 1_000_000_000);
+    map.file(at);
+    let _without = Sample::new(2, 2).alive(at);
+    let _damaged = Sample::new(3, 3).alive(at);
+    PoolSample::new(3, 3, 200).slab(0, 0x10_0000, 0, 100).file(at);
+    // Of an earlier life of the same process.
+    let _other = Sample::new(4, 4).alive(at);
+    let mut earlier = PoolSample::new(4, 4, 200);
+    earlier.u64(24, 1);
+    earlier.file(at);
+    // Ended 1000 s after the map was made.
+    Sample::new(5, 5).ended_unix_ns(unix_ns_ago(60)).dead(at);
+    let mut ended = PoolSample::new(5, 5, 200).slab(0, 0x10_0000, 1, 100);
+    ended.u64(48, unix_ns_ago(1060));
+    ended.file(at);
+    let snapshot = take(at);
+    let processes = &snapshot.processes;
+    assert_eq!(processes[0].pool_map.as_ref().unwrap().as_ref().unwrap().totals.free_blocks, 100);
+    assert!(age(&processes[0]) <= Duration::from_secs(3600), "{:?}", age(&processes[0]));
+    assert!(processes[1].pool_map.is_none());
+    assert_eq!(processes[2].pool_map.as_ref().unwrap().as_ref().unwrap_err().reason, Reason::Corrupt);
+    assert!(processes[3].pool_map.is_none());
+    assert_eq!(age(&processes[4]).as_secs(), 998);
+}
+
+fn unix_ns_ago(seconds: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    (now.as_secs() - seconds) * 1_000_000_000
 }
 
 #[test]

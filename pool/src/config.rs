@@ -20,9 +20,16 @@ pub const MAX_SLABS: usize = 16;
 const MIB: usize = 1024 * 1024;
 
 /// The slabs a pool grows by, in order. A block never spans two of them.
+///
+/// Three sizes say how it lives. What it *keeps* is never given back: the first slab, or with [`eager`](Self::eager)
+/// all of its ordinary size, which it then wants from the beginning. Up to its *ordinary size* it grows ahead of need,
+/// whenever less than half of what it has is free. Beyond that, up to its *limit*, it grows only for a request that
+/// missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {
     slab_bytes: Vec<usize>,
+    ordinary_slabs: usize,
+    is_eager: bool,
 }
 
 impl PoolConfig {
@@ -44,7 +51,7 @@ impl PoolConfig {
         if total > MAX_CAPACITY_BYTES {
             return Err(ConfigError::Capacity(total));
         }
-        Ok(Self { slab_bytes: slab_bytes.to_vec() })
+        Ok(Self { slab_bytes: slab_bytes.to_vec(), ordinary_slabs: slab_bytes.len(), is_eager: false })
     }
 
     /// A pool of `bytes`, rounded up to whole blocks, in slabs of 16, 16, 32, 64, 128 MiB and so on: the first is
@@ -53,18 +60,39 @@ impl PoolConfig {
     /// # Errors
     /// When `bytes` is zero or exceeds [`MAX_CAPACITY_BYTES`].
     pub fn with_capacity(bytes: usize) -> Result<Self, ConfigError> {
-        if bytes == 0 || bytes > MAX_CAPACITY_BYTES {
-            return Err(ConfigError::Capacity(bytes));
-        }
-        let total = bytes.next_multiple_of(BLOCK_BYTES);
+        Self::with_limit(bytes, bytes)
+    }
+
+    /// As [`with_capacity`](Self::with_capacity), with further slabs for requests that would miss, up to
+    /// `limit_bytes` in all; a limit below `bytes` adds nothing.
+    ///
+    /// # Errors
+    /// When `bytes` is zero, or either exceeds [`MAX_CAPACITY_BYTES`].
+    pub fn with_limit(bytes: usize, limit_bytes: usize) -> Result<Self, ConfigError> {
         let mut slab_bytes = Vec::new();
         let mut so_far = 0;
-        while so_far < total {
-            let next = so_far.clamp(16 * MIB, MAX_SLAB_BYTES).min(total - so_far);
-            slab_bytes.push(next);
-            so_far += next;
+        let mut ordinary_slabs = 0;
+        for total in [bytes, limit_bytes.max(bytes)] {
+            if total == 0 || total > MAX_CAPACITY_BYTES {
+                return Err(ConfigError::Capacity(total));
+            }
+            let total = total.next_multiple_of(BLOCK_BYTES);
+            while so_far < total {
+                let next = so_far.clamp(16 * MIB, MAX_SLAB_BYTES).min(total - so_far);
+                slab_bytes.push(next);
+                so_far += next;
+            }
+            if ordinary_slabs == 0 {
+                ordinary_slabs = slab_bytes.len();
+            }
         }
-        Self::with_slabs(&slab_bytes)
+        Ok(Self { ordinary_slabs, ..Self::with_slabs(&slab_bytes)? })
+    }
+
+    /// The same, its ordinary size wanted from the beginning and kept for good.
+    #[must_use]
+    pub fn eager(self) -> Self {
+        Self { is_eager: true, ..self }
     }
 
     /// The slabs' sizes in bytes, in the order in which they are reserved.
@@ -72,12 +100,30 @@ impl PoolConfig {
     pub fn slab_bytes(&self) -> &[usize] {
         &self.slab_bytes
     }
+
+    /// One more than the largest block index: every slab has as many indices as blocks, and an unused one before it.
+    #[must_use]
+    pub fn index_count(&self) -> u32 {
+        self.slab_bytes.iter().map(|bytes| (bytes / BLOCK_BYTES) as u32 + 1).sum()
+    }
+
+    pub(crate) fn kept_slabs(&self) -> u32 {
+        if self.is_eager { self.ordinary_slabs() } else { 1 }
+    }
+
+    pub(crate) fn ordinary_slabs(&self) -> u32 {
+        self.ordinary_slabs as u32
+    }
+
+    pub(crate) fn is_eager(&self) -> bool {
+        self.is_eager
+    }
 }
 
 impl Default for PoolConfig {
     /// [`DEFAULT_CAPACITY_BYTES`] in slabs of 16, 16, 32, 64 and 128 MiB.
     fn default() -> Self {
-        Self { slab_bytes: vec![16 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 128 * MIB] }
+        Self { slab_bytes: vec![16 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 128 * MIB], ordinary_slabs: 5, is_eager: false }
     }
 }
 
@@ -124,6 +170,19 @@ mod tests {
             let config = PoolConfig::with_capacity(bytes).unwrap();
             let total: usize = config.slab_bytes().iter().sum();
             assert_eq!(total, bytes.next_multiple_of(BLOCK_BYTES));
+        }
+    }
+
+    #[test]
+    fn a_limit_adds_slabs_that_are_not_ordinary() {
+        let config = PoolConfig::with_limit(100 * MIB, 300 * MIB).unwrap();
+        let mib: Vec<usize> = config.slab_bytes().iter().map(|bytes| bytes / MIB).collect();
+        assert_eq!(mib, [16, 16, 32, 36, 100, 100]);
+        assert_eq!((config.kept_slabs(), config.ordinary_slabs()), (1, 4));
+        assert_eq!(config.eager().kept_slabs(), 4);
+        assert_eq!(PoolConfig::with_limit(16 * MIB, MIB), PoolConfig::with_capacity(16 * MIB));
+        for bytes in [1, 100 * MIB, 2048 * MIB, 4095 * MIB] {
+            assert!(PoolConfig::with_limit(bytes, 4095 * MIB).is_ok(), "{bytes}");
         }
     }
 

@@ -58,6 +58,16 @@ impl ExtentHeap {
         Some(start)
     }
 
+    /// Takes exactly the extent of `blocks` that starts at `start`, if there is one.
+    pub(crate) fn take_exactly(&mut self, start: u32, blocks: u32) -> bool {
+        // An extent's length stands at its last index too, so both ends are asked.
+        let is_whole = self.length_at(start) == blocks && self.length_at(start + blocks - 1) == blocks;
+        if is_whole {
+            self.unlink(start, blocks);
+        }
+        is_whole
+    }
+
     /// Gives `blocks` from `start` on back, and merges them with what is free beside them.
     pub(crate) fn give(&mut self, start: u32, blocks: u32) {
         if blocks == 0 || start == 0 {
@@ -237,6 +247,20 @@ mod tests {
         for &start in parts.iter().step_by(2).chain(parts.iter().skip(1).step_by(2)) {
             heap.give(start, 10);
         }
+        assert_eq!(heap.take(100), Some(1));
+    }
+
+    #[test]
+    fn an_extent_is_taken_whole_or_not_at_all() {
+        let mut heap = ExtentHeap::new(102);
+        heap.give(1, 100);
+        let start = heap.take(10).unwrap();
+        assert!(!heap.take_exactly(1, 100));
+        assert!(!heap.take_exactly(11, 10), "it is longer");
+        heap.give(start, 10);
+        assert!(heap.take_exactly(1, 100));
+        assert_eq!((heap.free_blocks(), heap.take(1)), (0, None));
+        heap.give(1, 100);
         assert_eq!(heap.take(100), Some(1));
     }
 

@@ -1,4 +1,33 @@
 //! How the pool gets its slabs, one at a time, and how it loses them.
+//!
+//! # Giving a slab back
+//!
+//! A slab may go when nobody can hold, get or still be using any of its blocks. Candidates for knowing that:
+//!
+//! * *A count of blocks in use for each slab,* changed by every allocation and free: two more atomic additions on the
+//!   road of every request, and it says nothing about blocks that wait in a cache or for the GPU.
+//! * *A flag on the slab that turns allocations away,* and a wait until its blocks have come home: each allocation would
+//!   look at the flag, and one that looked just before it was set would still have to be waited for.
+//! * *The heap's own knowledge.* An extent in the heap is free, safe, and in no cache, no quarantine and no hand; so a
+//!   slab that is a single extent there is wholly free, and who takes that extent out, under the heap's lock, as any
+//!   request does, is its only owner. Costs nothing anywhere else.
+//!
+//! The third is what is here. Its proof in steps: (1) a block is in one place at a time, and moves only by the lock, or
+//! by the exchange that pops or retires it; (2) only safe extents enter the heap (`epoch_stack` pops nothing else), so
+//! the GPU is done with all of an extent there; (3) taken out whole, the slab is *aside*: whoever runs short calls it
+//! back, also under the lock, so it either goes or comes back, never both; (4) a slab that goes leaves the table before
+//! the source hears of it, so when the driver gives the same addresses to somebody else they are no longer ours: the
+//! driver orders the two. A free or a question about an address in it meanwhile is answered "nothing there" or "not
+//! ours", both right: the program holds no block of it. Stale indices in the links of caches are harmless as ever, since
+//! a pop is an exchange of the whole head.
+//!
+//! One window is left to a program that frees a block twice, where that block was the first of a slab that is just
+//! being released: its second free goes to the driver, which frees the slab, and the release fails instead. Nothing
+//! else is harmed.
+//!
+//! Slabs go in the reverse of the order in which they came, one at a time, so that those that are there are always the
+//! first ones; the heap takes the tightest fit, and later slabs are the larger ones, so the last is the one that falls
+//! idle first.
 
 use std::ptr::NonNull;
 
@@ -70,6 +99,11 @@ impl Growth {
         self.pressed.store(true, Ordering::Relaxed);
     }
 
+    /// It has more room again.
+    pub(crate) fn relieve(&self) {
+        self.pressed.store(false, Ordering::Relaxed);
+    }
+
     /// Whether another slab can be expected when somebody asks for it.
     pub(crate) fn is_possible(&self, slabs: &SlabTable) -> bool {
         !self.is_closed() && !self.failed.load(Ordering::Relaxed) && slabs.next().is_some()
@@ -95,9 +129,25 @@ impl Growth {
         let reserved = source.reserve(slab.bytes());
         let outcome = reserved.map(|address| self.install(slabs, slab, address, source));
         self.failed.store(!matches!(outcome, Ok(GrowOutcome::Grown(_))), Ordering::Relaxed);
-        self.pressed.store(false, Ordering::Relaxed);
+        self.relieve();
         self.claim.give_back(ticket);
         outcome
+    }
+
+    /// Has `retire` take a slab out of the table, and gives it back to the source; its size in bytes. No slab comes
+    /// meanwhile; across the call to the source nothing is held.
+    pub(crate) fn shrink(
+        &self,
+        source: &dyn PinnedSource,
+        now_ms: u64,
+        retire: impl FnOnce() -> Option<(usize, usize)>,
+    ) -> Option<usize> {
+        let ticket = self.claim.take(now_ms)?;
+        let gone = if self.is_closed() { None } else { retire() };
+        self.claim.give_back(ticket);
+        let (base, bytes) = gone?;
+        release(base, bytes, source);
+        Some(bytes)
     }
 
     /// Closes the pool without a call: its memory went away with its context.
@@ -158,8 +208,12 @@ impl Growth {
 /// Each slab leaves the table once, so each is released once, whoever does it.
 fn release_withdrawn(slabs: &SlabTable, source: &dyn PinnedSource) {
     for (base, bytes) in slabs.withdraw() {
-        if let Some(address) = NonNull::new(std::ptr::with_exposed_provenance_mut(base)) {
-            source.release(address, bytes);
-        }
+        release(base, bytes, source);
+    }
+}
+
+fn release(base: usize, bytes: usize, source: &dyn PinnedSource) {
+    if let Some(address) = NonNull::new(std::ptr::with_exposed_provenance_mut(base)) {
+        source.release(address, bytes);
     }
 }

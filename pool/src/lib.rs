@@ -16,6 +16,7 @@
 //! | `reuse_clock` | when what was freed is safe; `claim` says who may ask the fence |
 //! | `growth` | how slabs come and go |
 //! | `ledger`, `stats` | the accounts |
+//! | `witness` | who is told of each block |
 //!
 //! # Why it is built this way
 //!
@@ -63,12 +64,14 @@ mod source;
 mod stats;
 mod store;
 mod sync;
+mod witness;
 
 pub use config::{
     BLOCK_BYTES, ConfigError, DEFAULT_CAPACITY_BYTES, MAX_CAPACITY_BYTES, MAX_SLAB_BYTES, MAX_SLABS, PoolConfig,
 };
 pub use fence::{Mark, WorkFence};
 pub use growth::{GrowOutcome, StillAllocated};
-pub use pool::{BlockInfo, FreeOutcome, Pool};
+pub use pool::{BlockInfo, FreeOutcome, Pool, SlabInfo};
 pub use source::PinnedSource;
 pub use stats::{Miss, MissCounts, PoolStats};
+pub use witness::Witness;

@@ -16,12 +16,13 @@ use crate::{
     stats::{Miss, PoolStats},
     store::{Store, Taker},
     sync::pause,
+    witness::Witness,
 };
 
 /// Page-locked memory, handed out in blocks of 4 KiB from slabs that a [`PinnedSource`] gave.
 ///
 /// All methods may be called by any thread at any time. None panics, none allocates, and only [`grow`](Self::grow),
-/// [`release_all`](Self::release_all) and, now and then, the fence's part in [`alloc`](Self::alloc),
+/// [`give_back_idle`](Self::give_back_idle), [`release_all`](Self::release_all) and, now and then, the fence's part in [`alloc`](Self::alloc),
 /// [`free`](Self::free) and [`tend`](Self::tend) call out. Dropping a pool releases nothing: at the end of a process
 /// nobody may call the driver any more.
 pub struct Pool {
@@ -33,7 +34,24 @@ pub struct Pool {
     growth: Growth,
     source: Box<dyn PinnedSource>,
     gpu: Box<dyn WorkFence>,
+    witness: Option<Box<dyn Witness>>,
+    kept_slabs: u32,
+    ordinary_slabs: u32,
+    is_eager: bool,
     started: Instant,
+}
+
+/// A slab that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlabInfo {
+    /// Its place in the order in which slabs are reserved, from 0.
+    pub number: u32,
+    /// The address of its first byte.
+    pub start: usize,
+    /// The index of its first block; the others follow.
+    pub first_index: u32,
+    /// Its size in blocks.
+    pub blocks: u32,
 }
 
 /// What became of a free.
@@ -73,9 +91,19 @@ impl Pool {
             growth: Growth::new(),
             source,
             gpu: fence,
+            witness: None,
+            kept_slabs: config.kept_slabs(),
+            ordinary_slabs: config.ordinary_slabs(),
+            is_eager: config.is_eager(),
             started: Instant::now(),
             slabs,
         }
+    }
+
+    /// The same with somebody who is told of every block.
+    #[must_use]
+    pub fn with_witness(self, witness: Box<dyn Witness>) -> Self {
+        Self { witness: Some(witness), ..self }
     }
 
     /// Allocates `bytes`, aligned to 4 KiB, and keeps `tag` with them.
@@ -134,14 +162,55 @@ impl Pool {
     /// # Errors
     /// The source's own error code. [`wants_growth`](Self::wants_growth) is false from then on.
     pub fn grow(&self) -> Result<GrowOutcome, i32> {
-        self.growth.grow(&self.slabs, &*self.source, self.now_ms())
+        if let Some(bytes) = self.store.recall_slab(&self.slabs) {
+            self.growth.relieve();
+            return Ok(GrowOutcome::Grown(bytes));
+        }
+        let outcome = self.growth.grow(&self.slabs, &*self.source, self.now_ms())?;
+        // Else the pool would look low until somebody next comes to the heap, and grow to its whole size for nobody.
+        self.store.look(&self.taker(shard::current()));
+        Ok(outcome)
     }
 
-    /// Whether another slab would be of use: a request missed for want of it, or less than half of what is reserved
-    /// is in the free list. A few loads.
+    /// Whether another slab would be of use: a request missed for want of it; or the pool is below its ordinary size,
+    /// and eager, or less than half of what is reserved is in the free list. A few loads.
     #[must_use]
     pub fn wants_growth(&self) -> bool {
-        self.growth.is_possible(&self.slabs) && (self.growth.is_pressed() || self.store.is_low())
+        let is_ordinary = || self.slabs.installed() < self.ordinary_slabs;
+        let is_pressed = self.growth.is_pressed();
+        self.growth.is_possible(&self.slabs) && (is_pressed || (self.is_eager || self.store.is_low()) && is_ordinary())
+    }
+
+    /// Whether there is a slab that may be given back one day.
+    #[must_use]
+    pub fn may_shrink(&self) -> bool {
+        !self.growth.is_closed() && self.slabs.installed() > self.kept_slabs
+    }
+
+    /// Gives the last slab back to the source once nothing has needed it for `idle_ms`; its size in bytes when it went.
+    /// To be called every so often by a thread that may wait: the source's release may wait for the GPU. A call sets a
+    /// slab that could go aside, a later one gives it back, and a request that misses meanwhile takes it into use
+    /// again.
+    pub fn give_back_idle(&self, idle_ms: u64) -> Option<usize> {
+        if !self.may_shrink() {
+            return None;
+        }
+        // What was freed last is marked now and safe by the next call, if nothing else happens here.
+        self.turn_clock();
+        let now_ms = self.now_ms();
+        self.growth.shrink(&*self.source, now_ms, || {
+            self.store.retire_slab(&self.taker(shard::current()), self.kept_slabs, now_ms, idle_ms).ok().flatten()
+        })
+    }
+
+    /// The slabs that are there.
+    pub fn slabs(&self) -> impl Iterator<Item = SlabInfo> + '_ {
+        self.slabs.placed().map(|(slab, start)| SlabInfo {
+            number: slab.number(),
+            start,
+            first_index: slab.first_index(),
+            blocks: slab.blocks(),
+        })
     }
 
     /// Asks the fence whether what was freed is safe by now, and marks what was freed since. Never needed, and
@@ -219,7 +288,11 @@ impl Pool {
         if !self.turn_clock() {
             self.wait_for_turn();
         }
-        match self.store.take_sweeping(&self.taker(shard), blocks) {
+        let mut taken = self.store.take_sweeping(&self.taker(shard), blocks);
+        if taken == Ok(None) && self.store.recall_slab(&self.slabs).is_some() {
+            taken = self.store.take(&self.taker(shard), blocks);
+        }
+        match taken {
             Ok(Some(index)) => Ok(index),
             Ok(None) => Err(self.shortage(blocks)),
             Err(_) => Err(Miss::Busy),
@@ -244,6 +317,9 @@ impl Pool {
         let address = address.and_then(NonNull::new).ok_or(Miss::Closed)?;
         self.map.publish(index, blocks, Word::live(bytes, tag));
         self.ledger.note_hit(shard, blocks, bytes);
+        if let Some(witness) = &self.witness {
+            witness.allocated(index, blocks, bytes);
+        }
         Ok(address)
     }
 
@@ -252,6 +328,10 @@ impl Pool {
         let (shard, blocks) = (shard::current(), word.blocks());
         let epoch = self.clock.stamp();
         let freed_since_mark = self.ledger.note_free(shard, blocks, word.requested_bytes(), epoch);
+        // Before the block can be had again, so that what is told of it stays in order.
+        if let Some(witness) = &self.witness {
+            witness.freed(index, blocks, word.requested_bytes(), epoch);
+        }
         self.store.put(shard, index, blocks, epoch);
         if freed_since_mark.is_some_and(|freed| self.is_worth_a_mark(freed)) {
             self.turn_clock();
@@ -283,7 +363,11 @@ impl Pool {
             return true;
         }
         let note = |turn| self.ledger.note_turn(turn);
-        self.clock.turn(&*self.gpu, self.now_ms(), || self.ledger.frees(), note)
+        let turned = self.clock.turn(&*self.gpu, self.now_ms(), || self.ledger.frees(), note);
+        if let Some(witness) = &self.witness {
+            witness.safe(self.clock.safe());
+        }
+        turned
     }
 
     /// Another thread may be asking the fence: its answer is worth a short wait, a miss costs far more.

@@ -8,13 +8,14 @@ use crate::{
     sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
-/// The slabs in their order; where each lies is set once, when the source has given it.
+/// The slabs in their order; where each lies is set when the source has given it, until it is given back.
 #[derive(Debug)]
 pub(crate) struct SlabTable {
     slabs: Box<[Slab]>,
     installed: AtomicU32,
     reserved_blocks: AtomicU64,
     largest_blocks: u32,
+    index_count: u32,
     withdrawn: AtomicBool,
 }
 
@@ -23,6 +24,7 @@ pub(crate) struct SlabTable {
 pub(crate) struct Slab {
     /// 0 until it is reserved, and again once it is gone.
     base: AtomicUsize,
+    number: u32,
     first_index: u32,
     blocks: u32,
 }
@@ -43,9 +45,10 @@ impl SlabTable {
         let slabs: Box<[Slab]> = config
             .slab_bytes()
             .iter()
-            .map(|bytes| {
+            .zip(0..)
+            .map(|(bytes, number)| {
                 let blocks = (bytes / BLOCK_BYTES) as u32;
-                let slab = Slab { base: AtomicUsize::new(0), first_index: next_index, blocks };
+                let slab = Slab { base: AtomicUsize::new(0), number, first_index: next_index, blocks };
                 next_index += blocks + 1;
                 slab
             })
@@ -54,6 +57,7 @@ impl SlabTable {
             installed: AtomicU32::new(0),
             reserved_blocks: AtomicU64::new(0),
             largest_blocks: slabs.iter().map(|slab| slab.blocks).max().unwrap_or(0),
+            index_count: config.index_count(),
             withdrawn: AtomicBool::new(false),
             slabs,
         }
@@ -85,14 +89,53 @@ impl SlabTable {
         self.slabs.get(self.installed() as usize)
     }
 
-    /// Puts `slab` at `base`; false when another thread has put it elsewhere meanwhile.
+    /// Puts `slab`, which was the [`next`](Self::next), at `base`; false when another thread has put it elsewhere
+    /// meanwhile, or it is no longer the next.
     pub(crate) fn install(&self, slab: &Slab, base: usize) -> bool {
-        let first = slab.base.compare_exchange(0, base, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if first {
-            self.reserved_blocks.fetch_add(u64::from(slab.blocks), Ordering::Relaxed);
-            self.installed.fetch_add(1, Ordering::Release);
+        if slab.base.compare_exchange(0, base, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
         }
-        first
+        let number = slab.number;
+        let is_next = self.installed.compare_exchange(number, number + 1, Ordering::Release, Ordering::Relaxed).is_ok();
+        if is_next {
+            self.reserved_blocks.fetch_add(u64::from(slab.blocks), Ordering::Relaxed);
+        } else {
+            slab.base.store(0, Ordering::Release);
+        }
+        is_next
+    }
+
+    /// Takes out the slab that was installed last, in which nothing may be allocated: from now on no address in it is
+    /// the pool's, and it is the next to reserve. Its address, or `None` when it is not the last or has gone already.
+    pub(crate) fn uninstall(&self, slab: &Slab) -> Option<usize> {
+        let number = slab.number;
+        self.installed.compare_exchange(number + 1, number, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        // Release: who gets this memory from the source afterwards, and asks whose it is, sees that it is not ours.
+        // Pairs with the Acquire in `place_of`, through the source.
+        let base = slab.base.swap(0, Ordering::AcqRel);
+        if base == 0 {
+            return None;
+        }
+        // Saturating: who withdraws all slabs meanwhile has set it to 0.
+        let less = |reserved: u64| Some(reserved.saturating_sub(u64::from(slab.blocks)));
+        let _ = self.reserved_blocks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        Some(base)
+    }
+
+    /// The slab that was installed last.
+    pub(crate) fn last(&self) -> Option<&Slab> {
+        self.slabs.get((self.installed() as usize).checked_sub(1)?)
+    }
+
+    /// The slab of that number.
+    pub(crate) fn numbered(&self, number: u32) -> Option<&Slab> {
+        self.slabs.get(number as usize)
+    }
+
+    /// Where each slab lies, by number; those that are not there are left out.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (&Slab, usize)> {
+        let with_base = self.slabs.iter().map(|slab| (slab, slab.base.load(Ordering::Acquire)));
+        with_base.filter(|&(_, base)| base != 0)
     }
 
     /// How many slabs have been reserved, the first ones in order.
@@ -129,7 +172,7 @@ impl SlabTable {
 
     /// One more than the largest index.
     pub(crate) fn index_count(&self) -> u32 {
-        self.slabs.last().map_or(1, |slab| slab.first_index + slab.blocks)
+        self.index_count
     }
 
     /// Takes all slabs out of the table; from now on no address is the pool's. Returns address and size in bytes of each.
@@ -146,6 +189,11 @@ impl SlabTable {
 }
 
 impl Slab {
+    /// Its place in the order in which slabs are reserved, from 0.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Its first block.
     pub(crate) fn first_index(&self) -> u32 {
         self.first_index
@@ -195,6 +243,30 @@ mod tests {
         assert!(table.install(slab, 0x1000));
         assert!(!table.install(slab, 0x9000));
         assert_eq!(table.installed(), 1);
+    }
+
+    #[test]
+    fn slabs_go_in_the_reverse_of_the_order_in_which_they_came() {
+        let table = table();
+        let (first, second) = (&table.slabs[0], &table.slabs[1]);
+        assert_eq!(table.uninstall(first), None);
+        assert!(table.install(first, 0x1000) && table.install(second, 0x9000));
+        assert_eq!(table.uninstall(first), None);
+        assert_eq!(table.uninstall(second), Some(0x9000));
+        assert_eq!((table.place_of(0x9000), table.installed(), table.reserved_blocks()), (None, 1, 2));
+        assert!(std::ptr::eq(table.next().unwrap(), second), "it may be reserved anew");
+        assert!(table.install(second, 0x5000));
+        assert_eq!(table.place_of(0x5000), Some(Place { index: 4, offset_bytes: 0 }));
+    }
+
+    #[test]
+    fn a_slab_that_is_not_the_next_any_more_is_not_installed() {
+        let table = table();
+        let (first, second) = (&table.slabs[0], &table.slabs[1]);
+        assert!(table.install(first, 0x1000));
+        assert_eq!(table.uninstall(first), Some(0x1000));
+        assert!(!table.install(second, 0x9000), "the first has gone meanwhile");
+        assert_eq!((table.installed(), table.place_of(0x9000)), (0, None));
     }
 
     #[test]

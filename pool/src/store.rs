@@ -41,7 +41,17 @@ struct Heap {
     extents: ExtentHeap,
     /// How many slabs it has been given; more may have been installed since.
     slabs: u32,
+    /// What it has been given, less what is aside.
     reserved_blocks: u32,
+    /// The last slab, while nothing is taken from it because it may go.
+    aside: Option<Aside>,
+}
+
+/// A slab that is whole and free and in no other place than this.
+#[derive(Debug, Clone, Copy)]
+struct Aside {
+    slab: u32,
+    since_ms: u64,
 }
 
 /// The heap's lock could not be had.
@@ -63,7 +73,7 @@ impl Store {
             links: Links::new(indices),
             caches: (0..SHARDS).map(|_| Apart(Caches::new())).collect(),
             large: Apart(EpochStacks::new()),
-            heap: Apart(PatientLock::new(Heap { extents: ExtentHeap::new(indices), slabs: 0, reserved_blocks: 0 })),
+            heap: Apart(PatientLock::new(Heap::new(indices))),
             is_low: AtomicBool::new(false),
         }
     }
@@ -87,6 +97,11 @@ impl Store {
         if let Some(index) = self.take(at, blocks)? {
             return Ok(Some(index));
         }
+        self.sweep(at, blocks)
+    }
+
+    /// Gives what lies safe in caches to the heap, until `blocks` can be taken; all of it for 0.
+    fn sweep(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
         let mut batch = Batch::new();
         for caches in &self.caches {
             for class in caches.used_classes() {
@@ -115,6 +130,47 @@ impl Store {
     /// True when less than half of what is reserved was in the heap as it was last used.
     pub(crate) fn is_low(&self) -> bool {
         self.is_low.load(Ordering::Relaxed)
+    }
+
+    /// Sets the last slab after the first `kept` aside where it is wholly free and safe and the rest is no more than
+    /// half in use without it; one that has been aside for `idle_ms` leaves the table. Its address and size in bytes:
+    /// they are the caller's to release, and nobody else's.
+    pub(crate) fn retire_slab(
+        &self,
+        at: &Taker<'_>,
+        kept: u32,
+        now_ms: u64,
+        idle_ms: u64,
+    ) -> Result<Option<(usize, usize)>, HeapBusy> {
+        self.sweep(at, 0)?;
+        let mut heap = self.heap.lock().ok_or(HeapBusy)?;
+        heap.adopt(at.slabs);
+        let Some(aside) = heap.aside else {
+            heap.set_aside(at.slabs, kept, now_ms);
+            return Ok(None);
+        };
+        if now_ms.saturating_sub(aside.since_ms) < idle_ms {
+            return Ok(None);
+        }
+        let Some(slab) = at.slabs.numbered(aside.slab) else {
+            return Ok(None);
+        };
+        let base = at.slabs.uninstall(slab);
+        if base.is_some() {
+            heap.aside = None;
+            heap.slabs -= 1;
+        }
+        Ok(base.map(|base| (base, slab.bytes())))
+    }
+
+    /// Takes note of slabs that have come.
+    pub(crate) fn look(&self, at: &Taker<'_>) {
+        let _ = self.with_heap(at, |_| ());
+    }
+
+    /// Takes the slab that is aside into use again; its size in bytes.
+    pub(crate) fn recall_slab(&self, slabs: &SlabTable) -> Option<usize> {
+        self.heap.lock()?.recall(slabs)
     }
 
     fn take_large(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
@@ -204,6 +260,30 @@ pub(crate) struct Taker<'a> {
 }
 
 impl Heap {
+    fn new(indices: u32) -> Self {
+        Self { extents: ExtentHeap::new(indices), slabs: 0, reserved_blocks: 0, aside: None }
+    }
+
+    fn set_aside(&mut self, slabs: &SlabTable, kept: u32, now_ms: u64) {
+        let Some(slab) = slabs.last().filter(|slab| slab.number() >= kept && slab.number() + 1 == self.slabs) else {
+            return;
+        };
+        let others = self.reserved_blocks.saturating_sub(slab.blocks());
+        let is_low_without = self.extents.free_blocks().saturating_sub(slab.blocks()) < others / 2;
+        if !is_low_without && self.extents.take_exactly(slab.first_index(), slab.blocks()) {
+            self.reserved_blocks = others;
+            self.aside = Some(Aside { slab: slab.number(), since_ms: now_ms });
+        }
+    }
+
+    fn recall(&mut self, slabs: &SlabTable) -> Option<usize> {
+        let slab = slabs.numbered(self.aside?.slab)?;
+        self.aside = None;
+        self.extents.give(slab.first_index(), slab.blocks());
+        self.reserved_blocks += slab.blocks();
+        Some(slab.bytes())
+    }
+
     /// Adds slabs that were installed since the last look, so that growing needs no lock.
     fn adopt(&mut self, slabs: &SlabTable) {
         if self.slabs == slabs.installed() {

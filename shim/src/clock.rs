@@ -62,6 +62,12 @@ pub(crate) fn monotonic_ns() -> u64 {
     read_clock(libc::CLOCK_MONOTONIC)
 }
 
+/// The same as of the kernel's last tick, 1 to 10 ms ago: a sixth of the cost, for ages.
+#[inline]
+pub(crate) fn coarse_ns() -> u64 {
+    read_clock(libc::CLOCK_MONOTONIC_COARSE)
+}
+
 /// Nanoseconds since the epoch.
 pub(crate) fn unix_ns() -> u64 {
     read_clock(libc::CLOCK_REALTIME)

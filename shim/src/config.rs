@@ -1,27 +1,53 @@
 //! What the environment asks of us. `aishim_abi::variables` is the list that `aictl doctor` and this module share.
+//!
+//! How large the pool may become was to be said in one variable or two. Candidates:
+//!
+//! * *One, the limit:* short, but who asks for 1 GiB so that a burst fits would have all of it reserved ahead of need, or
+//!   at once with `AISHIM_POOL=eager`, and would see it page-locked for good.
+//! * *Two, a size and a limit (chosen):* `AISHIM_POOL_MIB` is what a program is expected to need; it is reserved ahead of
+//!   need. Up to `AISHIM_POOL_MAX_MIB` slabs come only for requests that found no room, and they are the first to go back.
+//!   Who sets only the first has what the one variable would give.
+//! * *A size and a factor:* nobody thinks of memory so.
 
 use crate::log;
 use aishim_abi::variables::{self, Variable};
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// The settings of this process, read once when it makes its first context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// Size the pool may grow to, in bytes; 0 turns it off.
-    pub(crate) pool_bytes: usize,
+    /// The pool.
+    pub(crate) pool: PoolSettings,
     /// Priority, 0 to 100.
     pub(crate) priority: u32,
     /// Whether GPU time is sampled.
     pub(crate) sampling: bool,
     /// `AISHIM_DIR`.
     pub(crate) directory: Option<OsString>,
+    /// `AISHIM_TRACE`, unless it is empty.
+    pub(crate) trace: Option<PathBuf>,
+}
+
+/// What is asked of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PoolSettings {
+    /// Size it grows to ahead of need, in bytes; 0 turns it off.
+    pub(crate) bytes: usize,
+    /// Size it may reach, in bytes.
+    pub(crate) limit_bytes: usize,
+    /// Whether it is reserved from the first context on.
+    pub(crate) is_eager: bool,
+    /// After how long without need a slab is given back, in milliseconds; 0 for never.
+    pub(crate) idle_ms: u64,
 }
 
 const DEFAULT_POOL_MIB: u64 = 256;
+const DEFAULT_POOL_IDLE_S: u64 = 60;
 
-// The largest size that `AISHIM_POOL_MIB` takes is one the pool can have.
+// The largest size that `AISHIM_POOL_MIB` and `AISHIM_POOL_MAX_MIB` take is one the pool can have.
 const _: () = assert!(4095 << 20 <= aishim_pool::MAX_CAPACITY_BYTES);
 const DEFAULT_PRIORITY: u64 = 20;
 
@@ -52,10 +78,26 @@ impl Config {
     pub(crate) fn from_environment() -> Self {
         complain();
         Self {
-            pool_bytes: (number(c"AISHIM_POOL_MIB").unwrap_or(DEFAULT_POOL_MIB) as usize) << 20,
+            pool: PoolSettings::from_environment(),
             priority: number(c"AISHIM_PRIORITY").unwrap_or(DEFAULT_PRIORITY) as u32,
             sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
             directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),
+            trace: raw(c"AISHIM_TRACE").filter(|v| !v.is_empty()).map(|v| PathBuf::from(OsStr::from_bytes(v))),
+        }
+    }
+}
+
+impl PoolSettings {
+    fn from_environment() -> Self {
+        let is_set_to = |word: &[u8]| raw(c"AISHIM_POOL").is_some_and(|v| v == word);
+        let mib = number(c"AISHIM_POOL_MIB").unwrap_or(DEFAULT_POOL_MIB);
+        let bytes = if is_set_to(b"off") { 0 } else { (mib as usize) << 20 };
+        let limit_bytes = number(c"AISHIM_POOL_MAX_MIB").map_or(0, |mib| (mib as usize) << 20);
+        Self {
+            bytes,
+            limit_bytes: limit_bytes.max(bytes),
+            is_eager: is_set_to(b"eager"),
+            idle_ms: number(c"AISHIM_POOL_IDLE_S").unwrap_or(DEFAULT_POOL_IDLE_S) * 1000,
         }
     }
 }

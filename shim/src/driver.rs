@@ -212,6 +212,12 @@ own_calls! {
     push_context c"cuCtxPushCurrent_v2" (context: sys::CUcontext);
     /// cuCtxPopCurrent.
     pop_context c"cuCtxPopCurrent_v2" (context: *mut sys::CUcontext);
+    /// cuCtxGetDevice.
+    current_device c"cuCtxGetDevice" (device: *mut c_int);
+    /// cuDeviceGetAttribute.
+    device_attribute c"cuDeviceGetAttribute" (value: *mut c_int, attribute: c_uint, device: c_int);
+    /// cuDeviceGetPCIBusId.
+    pci_bus_id c"cuDeviceGetPCIBusId" (text: *mut c_char, length: c_int, device: c_int);
     /// cuDeviceGetUuid.
     device_uuid c"cuDeviceGetUuid_v2" (uuid: *mut [u8; 16], device: c_int);
     /// cuDevicePrimaryCtxGetState.

@@ -11,9 +11,10 @@
 //! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
-//! | `pinned`, `gpu_fence` | the pool of pinned memory in this process, and when the GPU is done with a block |
+//! | `pinned`, `gpu_fence`, `placement` | the pool of pinned memory in this process, when the GPU is done with a block, on which node slabs lie |
 //! | `block_notes` | what a program has asked or set about single blocks |
 //! | `ranges` | whose an address is |
+//! | `trace` | a record of the program's pinned memory, where one is asked for |
 //! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
 
 #![cfg_attr(test, allow(dead_code, reason = "in unit tests nothing is exported, so nothing is reached"))]
@@ -37,8 +38,10 @@ mod life;
 mod log;
 mod mode;
 mod pinned;
+mod placement;
 mod ranges;
 mod sampling;
 mod segment;
 mod table;
 mod thread;
+mod trace;

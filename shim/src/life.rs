@@ -9,6 +9,7 @@ use crate::pinned;
 use crate::sampling;
 use crate::segment::{self, Identity};
 use crate::thread;
+use crate::trace;
 use aishim_abi::layout::PassThrough;
 use aishim_abi::statistics::Statistic;
 use aishim_abi::{directory, segment_file};
@@ -51,6 +52,11 @@ static CONSTRUCTOR: extern "C" fn() = {
     loaded
 };
 
+/// The directory in which this process publishes; none while it does not.
+pub(crate) fn directory() -> Option<&'static Path> {
+    DIRECTORY.get().map(PathBuf::as_path)
+}
+
 /// A context has been made on a device: the first one brings the shim to life.
 pub(crate) fn context_made(device: i32) {
     CONTEXT.store(true, SeqCst);
@@ -81,7 +87,10 @@ fn activate() {
         sampling::disable();
     }
     publish(&config);
-    pinned::configure(config.pool_bytes);
+    pinned::configure(&config.pool);
+    if let Some(file) = &config.trace {
+        trace::begin(file);
+    }
     // SAFETY: a function that stays where it is: the library is linked with -z nodelete.
     unsafe { libc::atexit(exiting) };
     mode::clear(mode::INACTIVE);
@@ -179,6 +188,7 @@ extern "C" fn exiting() {
     crate::fence::fenced(|| sampling::settle_all(true));
     segment::ended(clock::unix_ns());
     pinned::process_ends();
+    trace::end();
 }
 
 /// Starts a thread of ours: all signals blocked but the faults, so that the program's handlers run on its own threads.

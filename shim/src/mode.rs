@@ -11,6 +11,8 @@ pub(crate) const PASS_THROUGH: u32 = 2;
 pub(crate) const CAPTURING: u32 = 4;
 /// The process has begun to exit: no driver calls of ours any more.
 pub(crate) const EXITING: u32 = 8;
+/// What the program does with pinned memory is recorded.
+pub(crate) const TRACING: u32 = 16;
 
 /// The present mode; 0 is the ordinary one.
 #[inline]

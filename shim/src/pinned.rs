@@ -5,21 +5,27 @@
 //! the context ends, so does its pool, and the next request makes another. A pool is never freed: a thread may be in
 //! it, and a process has few contexts.
 
+mod keeper;
+mod shown;
+
 use crate::block_notes;
+use crate::config::PoolSettings;
 use crate::cuda::{Status, host_alloc};
 use crate::driver;
 use crate::gpu_fence::{self, StreamFence};
-use crate::handlers::capture::{RelaxedThread, Section};
 use crate::mode;
+use crate::placement::{CurrentGpu, Kernel, Placement};
 use crate::segment;
 use aishim_abi::statistics::Statistic;
-use aishim_pool::{BlockInfo, FreeOutcome, GrowOutcome, Miss, PinnedSource, Pool, PoolConfig, PoolStats};
+use aishim_pool::{BlockInfo, FreeOutcome, Miss, PinnedSource, Pool, PoolConfig, PoolStats};
 use parking_lot::Mutex;
 use std::ffi::c_void;
+use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release},
 };
 
 /// A pool and the context its memory lives in.
@@ -40,8 +46,8 @@ static EARLIER_MARKS: AtomicU64 = AtomicU64::new(0);
 /// Held while slabs are reserved, and while a context ends.
 static GROWING: Mutex<()> = Mutex::new(());
 
-/// A background thread is reserving slabs.
-static BACKGROUND: AtomicBool = AtomicBool::new(false);
+/// The slabs to have, and whether before anybody asks; set once.
+static SHAPE: OnceLock<(PoolConfig, bool)> = OnceLock::new();
 
 /// The program is about to end a context: no new reservations.
 static PAUSED: AtomicBool = AtomicBool::new(false);
@@ -51,11 +57,27 @@ fn home() -> Option<&'static Home> {
     unsafe { HOME.load(Acquire).as_ref() }
 }
 
-/// Sets the size the pool may grow to. Called once, when the shim comes to life.
-pub(crate) fn configure(bytes: usize) {
+/// Sets what the pool is to be like. Called once, when the shim comes to life.
+pub(crate) fn configure(settings: &PoolSettings) {
+    segment::set(Statistic::PoolBlock, aishim_pool::BLOCK_BYTES as u64);
+    // Fails for 0 bytes alone, which is no pool.
+    let Ok(config) = PoolConfig::with_limit(settings.bytes, settings.limit_bytes) else {
+        return;
+    };
+    let shape = if settings.is_eager { config.eager() } else { config };
+    let bytes = shape.slab_bytes().iter().sum();
+    let _ = SHAPE.set((shape, settings.is_eager));
+    keeper::configure(settings.idle_ms);
     CAPACITY.store(bytes, Relaxed);
     segment::set(Statistic::PoolCapacity, bytes as u64);
-    segment::set(Statistic::PoolBlock, aishim_pool::BLOCK_BYTES as u64);
+}
+
+/// A context has been made, and is known to be there.
+pub(crate) fn context_made(context: usize) {
+    let is_eager = SHAPE.get().is_some_and(|(_, is_eager)| *is_eager);
+    if is_eager && home().is_none() && CAPACITY.load(Relaxed) != 0 {
+        keeper::begin_eagerly(context);
+    }
 }
 
 /// Whether the address lies in the pool's memory.
@@ -98,13 +120,13 @@ fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
     if context == 0 {
         return Err(Statistic::PoolMissContext);
     }
-    let home = home().or_else(|| make(context)).ok_or(Statistic::PoolMissNotReady)?;
+    let home = home().or_else(|| make(context, || true)).ok_or(Statistic::PoolMissNotReady)?;
     if home.context != context {
         return Err(Statistic::PoolMissContext);
     }
     let outcome = home.pool.alloc(bytes, flags);
     if home.pool.wants_growth() {
-        grow_in_background(home);
+        keeper::call();
     }
     publish(&home.pool);
     outcome.map_err(|miss| match miss {
@@ -135,14 +157,19 @@ pub(crate) fn free(at: usize) -> Option<Status> {
 /// `CUDA_ERROR_INVALID_CONTEXT` and `CUDA_ERROR_CONTEXT_IS_DESTROYED`: the thread's context has been reset, say.
 const CONTEXT_ERRORS: &[i32] = &[201, 709];
 
-/// The first request of a context makes the pool and waits for its first slab; the others come in the background.
-fn make(context: usize) -> Option<&'static Home> {
+/// The first request of a context makes the pool and waits for its first slab; the others come in the background. Where
+/// `is_there` says so, the context is current.
+fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home> {
     let _growing = GROWING.lock();
     if let Some(made_meanwhile) = home() {
         return Some(made_meanwhile);
     }
-    let config = PoolConfig::with_capacity(CAPACITY.load(Relaxed)).ok()?;
-    let pool = Pool::new(&config, Box::new(Driver), Box::new(StreamFence));
+    let (shape, _) = SHAPE.get()?;
+    if !is_there() {
+        return None;
+    }
+    let source = Driver { placement: Placement::find(Path::new("/sys"), &CurrentGpu) };
+    let pool = shown::show(Pool::new(shape, Box::new(source), Box::new(StreamFence)), shape);
     if let Err(code) = pool.grow() {
         // A capture that began meanwhile, or a context that is none any more, is no reason to give up.
         if (900..=908).contains(&code) || CONTEXT_ERRORS.contains(&code) {
@@ -156,59 +183,10 @@ fn make(context: usize) -> Option<&'static Home> {
         return None;
     }
     publish(&pool);
+    shown::show_slabs(&pool);
     let made = Box::into_raw(Box::new(Home { pool, context }));
     HOME.store(made, Release);
     home()
-}
-
-fn grow_in_background(home: &'static Home) {
-    if PAUSED.load(Relaxed) || BACKGROUND.swap(true, AcqRel) {
-        return;
-    }
-    let started = crate::life::spawn("aishim-pool", move || {
-        // Also after a panic: who ends the process waits for it.
-        let _over = Over;
-        while grow_once(home) {}
-    });
-    if !started {
-        BACKGROUND.store(false, Release);
-    }
-}
-
-/// Says that the background thread is done.
-struct Over;
-
-impl Drop for Over {
-    fn drop(&mut self) {
-        BACKGROUND.store(false, Release);
-    }
-}
-
-/// Reserves one slab; whether to go on.
-fn grow_once(home: &'static Home) -> bool {
-    let _growing = GROWING.lock();
-    let wanted = home.pool.wants_growth() && !PAUSED.load(Relaxed);
-    let is_still_ours = std::ptr::from_ref(home) == HOME.load(Acquire).cast_const();
-    if !wanted || !is_still_ours {
-        return false;
-    }
-    let Some(_section) = Section::enter() else {
-        return false;
-    };
-    // Only now, with the lock held: a context that ends waits for it, so this one is still there.
-    if !driver::set_current_context(home.context as _).is_ok() {
-        return false;
-    }
-    let _relaxed = RelaxedThread::begin();
-    let outcome = home.pool.grow();
-    publish(&home.pool);
-    if let Err(code) = outcome {
-        let mib = home.pool.stats().reserved_bytes >> 20;
-        crate::log::once(format_args!(
-            "the driver gives no more page-locked memory than {mib} MiB for the pool (error {code}); AISHIM_POOL_MIB={mib} asks for no more"
-        ));
-    }
-    matches!(outcome, Ok(GrowOutcome::Grown(_)))
 }
 
 /// The program may be about to end a context: waits until no slab is being reserved, and lets none be until
@@ -232,6 +210,7 @@ pub(crate) fn forget_context(context: usize) {
         HOME.store(std::ptr::null_mut(), Release);
         home.pool.forget();
         block_notes::pool_gone();
+        shown::show_slabs(&home.pool);
         EARLIER_HITS.fetch_add(stats.hits, Relaxed);
         EARLIER_MARKS.fetch_add(stats.marks_made, Relaxed);
         segment::subtract(Statistic::PinnedBytes, stats.requested_bytes);
@@ -241,20 +220,15 @@ pub(crate) fn forget_context(context: usize) {
     }
 }
 
-/// The process ends: the driver is about to be torn down, and a slab that is being reserved has to be there first.
-/// Bounded, since nothing of ours may keep a process from ending.
+/// The process ends: see [`keeper::process_ends`].
 pub(crate) fn process_ends() {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
-    let begun = std::time::Instant::now();
-    while BACKGROUND.load(Acquire) && begun.elapsed() < PATIENCE {
-        std::thread::sleep(std::time::Duration::from_micros(200));
-    }
+    keeper::process_ends();
 }
 
-/// In a forked child: the pool is the parent's, the driver has no memory for the child, and the background thread has
-/// stayed behind.
+/// In a forked child: the pool is the parent's, and the driver has no memory for the child.
 pub(crate) fn disown() {
-    BACKGROUND.store(false, Release);
+    keeper::disown();
+    shown::disown();
     HOME.store(std::ptr::null_mut(), Release);
 }
 
@@ -281,13 +255,15 @@ pub(crate) fn stats() -> PoolStats {
 }
 
 /// The driver as the source of page-locked memory.
-struct Driver;
+struct Driver {
+    placement: Placement,
+}
 
 impl PinnedSource for Driver {
     fn reserve(&self, bytes: usize) -> Result<NonNull<u8>, i32> {
         let mut memory: *mut c_void = std::ptr::null_mut();
         let flags = host_alloc::PORTABLE | host_alloc::DEVICEMAP;
-        let status = driver::host_alloc(&raw mut memory, bytes, flags);
+        let status = self.placement.around(&Kernel, || driver::host_alloc(&raw mut memory, bytes, flags));
         if !status.is_ok() {
             return Err(status.0.cast_signed());
         }

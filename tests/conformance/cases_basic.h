@@ -121,6 +121,7 @@ NOTED(attribute_host_pointer_registered, 1, "differs with the platform") { retur
 CASE(attribute_pageable_page_tables, 0) { return attribute(100); }
 CASE(attribute_virtual_memory, 1) { return attribute(102); }
 CASE(attribute_memory_pools, 1) { return attribute(115); }
+NOTED(attribute_host_numa, -1, "the node of the machine; -1 where it has but one or the driver does not say") { return attribute(134); }
 CASE(attribute_priorities, 1) { return attribute(78); }
 CASE(attribute_cooperative, 1) { return attribute(95); }
 NOTED(attribute_shared_per_block, 227 << 10, "an H200's") { return attribute(97); }

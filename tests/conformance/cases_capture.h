@@ -155,24 +155,32 @@ CASE(capture_blocking_memcpy, 906901) { return null_stream_while_blocking_captur
 CASE(capture_blocking_memcpy_relaxed, 906901) { return null_stream_while_blocking_captures(call_memcpy, RELAXED); }
 
 static int mode_of_thread = GLOBAL;
-static long long thread_alloc(void *unused) {
+static Result (*call_of_thread)(Handle);
+static long long thread_call(void *unused) {
     (void)unused;
     int mode = mode_of_thread;
     d.cuThreadExchangeStreamCaptureMode(&mode);
-    return call_alloc(NULL);
+    return call_of_thread(NULL);
 }
-static long long alloc_in_other_thread(int capture_mode, int thread_mode) {
+static long long call_in_other_thread(int capture_mode, int thread_mode, Result (*call)(Handle)) {
     Handle s = stream_of(1);
     mode_of_thread = thread_mode;
+    call_of_thread = call;
     d.cuStreamBeginCapture_v2(s, capture_mode);
-    long long result = in_thread(thread_alloc, NULL);
+    long long result = in_thread(thread_call, NULL);
     Result end = end_capture(s);
     drop_stream(s);
     return both(result, end);
 }
+static long long alloc_in_other_thread(int capture_mode, int thread_mode) {
+    return call_in_other_thread(capture_mode, thread_mode, call_alloc);
+}
 CASE(capture_global_other_thread, 900901) { return alloc_in_other_thread(GLOBAL, GLOBAL); }
 CASE(capture_global_other_thread_local, 0) { return alloc_in_other_thread(GLOBAL, THREAD_LOCAL); }
 CASE(capture_global_other_relaxed, 0) { return alloc_in_other_thread(GLOBAL, RELAXED); }
+/* What the pool's thread may be in the middle of when a capture begins. */
+CASE(capture_global_other_relaxed_host_alloc, 0) { return call_in_other_thread(GLOBAL, RELAXED, call_host_alloc); }
+CASE(capture_global_other_relaxed_free_host, 0) { spare_pinned = pinned(64); return call_in_other_thread(GLOBAL, RELAXED, call_free_host); }
 CASE(capture_thread_local_other_thread, 0) { return alloc_in_other_thread(THREAD_LOCAL, GLOBAL); }
 CASE(capture_relaxed_other_thread, 0) { return alloc_in_other_thread(RELAXED, GLOBAL); }
 CASE(capture_own_mode_relaxed, 0) {

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "shared by several test programs, none of which uses all of it")]
 
+pub mod pool;
+
 use aishim_abi::histogram;
 use aishim_abi::layout::{
     HOOKS, Header, Histogram, HookKind, HookState, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, Shard, VERSION, put_text,

@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn unknown_and_wrong_variables_are_named_with_their_cure() {
-        let findings = of(&[("AISHIM_POOL_MIB", "lots"), ("AISHIM_POOL", "1"), ("AISHIM", "off")]);
+        let findings = of(&[("AISHIM_POOL_MIB", "lots"), ("AISHIM_POOL_SIZE", "1"), ("AISHIM", "off")]);
         assert_eq!(findings.len(), 3);
         assert!(findings.iter().all(|f| f.level == Level::Warn && f.cure.is_some()));
         assert!(findings.iter().any(|f| f.text.contains("AISHIM_POOL_MIB=lots")));

@@ -135,7 +135,7 @@ fn allocated(process: &Process) -> String {
 }
 
 /// The misses by reason, as the statistics declare them.
-pub(super) fn misses(process: &Process) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+pub(crate) fn misses(process: &Process) -> impl Iterator<Item = (&'static str, u64)> + '_ {
     ALL.iter().filter_map(|s| {
         let reason = s.description().key.strip_prefix(MISSES)?;
         Some((reason, process.statistic(*s)))

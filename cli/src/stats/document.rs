@@ -16,13 +16,17 @@ const SCHEMA_VERSION: u32 = 1;
 
 /// The document with every process, or with `selected` alone.
 pub(super) fn text(snapshot: &Snapshot, selected: Option<&Process>, pretty: bool) -> Result<String, Failure> {
-    let document = Document::of(snapshot, selected);
-    let text = if pretty { serde_json::to_string_pretty(&document) } else { serde_json::to_string(&document) };
+    written(&Document::of(snapshot, selected), pretty)
+}
+
+/// A document as text.
+pub(crate) fn written(document: &impl Serialize, pretty: bool) -> Result<String, Failure> {
+    let text = if pretty { serde_json::to_string_pretty(document) } else { serde_json::to_string(document) };
     text.map_err(|e| Failure::Error(format!("the document cannot be written: {e}")))
 }
 
 /// How many files were left out, by reason.
-pub(super) fn skipped_by_reason(snapshot: &Snapshot) -> BTreeMap<&'static str, u64> {
+pub(crate) fn skipped_by_reason(snapshot: &Snapshot) -> BTreeMap<&'static str, u64> {
     let mut reasons = BTreeMap::new();
     for skipped in &snapshot.skipped {
         *reasons.entry(skipped.reason.key()).or_insert(0) += 1;
@@ -114,8 +118,9 @@ struct HistogramEntry {
     buckets: Vec<[u64; 3]>,
 }
 
+/// The figures of a pool.
 #[derive(Serialize)]
-struct Pool {
+pub(crate) struct Pool {
     capacity_bytes: u64,
     reserved_bytes: u64,
     block_bytes: u64,
@@ -199,14 +204,10 @@ impl<'a> ProcessEntry<'a> {
             uid: process.uid,
             user: &process.user,
             command: &process.command,
-            state: match process.state {
-                State::Running => "running",
-                State::Idle => "idle",
-                State::Ended => "ended",
-            },
+            state: state(process),
             ended_unix_ns: process.ended.map(unix_ns),
             start_ticks: process.start_ticks,
-            generation: format!("{:016x}", process.generation),
+            generation: generation(process),
             priority: process.priority,
             library_version: &process.library_version,
             driver_version: process.driver_version,
@@ -228,6 +229,20 @@ impl<'a> ProcessEntry<'a> {
             pool: Pool::of(process),
         }
     }
+}
+
+/// What a process is doing, in one word.
+pub(crate) fn state(process: &Process) -> &'static str {
+    match process.state {
+        State::Running => "running",
+        State::Idle => "idle",
+        State::Ended => "ended",
+    }
+}
+
+/// The name of this life of a process.
+pub(crate) fn generation(process: &Process) -> String {
+    format!("{:016x}", process.generation)
 }
 
 fn counters(process: &Process) -> Map<&'static str> {
@@ -265,7 +280,7 @@ impl HistogramEntry {
 
 impl Pool {
     /// None where the pool is off.
-    fn of(process: &Process) -> Option<Self> {
+    pub(crate) fn of(process: &Process) -> Option<Self> {
         let of = |s| process.statistic(s);
         (of(Statistic::PoolCapacity) > 0).then(|| Self {
             capacity_bytes: of(Statistic::PoolCapacity),
@@ -294,7 +309,8 @@ impl<'a> ForeignEntry<'a> {
     }
 }
 
-fn unix_ns(moment: SystemTime) -> u64 {
+/// Nanoseconds since the epoch.
+pub(crate) fn unix_ns(moment: SystemTime) -> u64 {
     let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,16 +1,17 @@
 //! `aictl stats`: what the processes under aishim and the GPUs are doing.
 
 mod detail;
-mod document;
+pub(crate) mod document;
 mod table;
 
 use crate::failure::Failure;
 use crate::{output, select};
 use aishim_observe::{Board, Options, Process, Snapshot};
-pub(crate) use detail::{cuda_version, why_pass_through};
+pub(crate) use detail::{cuda_version, misses, why_pass_through};
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
+pub(crate) use table::{cut, state};
 
 /// Clears a terminal and goes to its first line (console_codes(4)).
 const CLEAR: &str = "\x1b[H\x1b[2J";

@@ -95,7 +95,7 @@ fn row(process: &Process, now: SystemTime) -> Vec<String> {
 }
 
 /// The state in words, such as `ended 12 s ago`.
-pub(super) fn state(process: &Process, now: SystemTime) -> String {
+pub(crate) fn state(process: &Process, now: SystemTime) -> String {
     let age = process.ended.map(|when| now.duration_since(when).unwrap_or_default());
     match process.state {
         State::Running => "running".to_owned(),
@@ -161,7 +161,7 @@ fn pad(text: &str, width: usize, right: bool) -> String {
 }
 
 /// `text` in at most `room` characters, the last a plus sign where something was cut.
-fn cut(text: &str, room: usize) -> String {
+pub(crate) fn cut(text: &str, room: usize) -> String {
     if text.chars().count() <= room {
         return text.to_owned();
     }

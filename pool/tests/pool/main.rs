@@ -7,4 +7,5 @@ mod doubles;
 mod faults;
 mod model;
 mod questions;
+mod shrinking;
 mod threads;

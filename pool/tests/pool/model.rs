@@ -21,6 +21,7 @@ enum Step {
     Finish(Index),
     Capture(bool),
     Grow,
+    GiveBack,
     Tend,
 }
 
@@ -36,6 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<Index>().prop_map(Step::Finish),
         1 => any::<bool>().prop_map(Step::Capture),
         1 => Just(Step::Grow),
+        2 => Just(Step::GiveBack),
         1 => Just(Step::Tend),
     ]
 }
@@ -124,6 +126,7 @@ impl Model {
             Step::Finish(up_to) => gpu.finish(up_to.index(gpu.submitted() as usize + 1) as u64),
             Step::Capture(open) => gpu.is_capturing.store(open, SeqCst),
             Step::Grow => self.grow()?,
+            Step::GiveBack => self.give_back()?,
             Step::Tend => self.bench.pool.tend(),
         }
         Ok(())
@@ -204,6 +207,7 @@ impl Model {
         let expected = match self.live_around(start) {
             Some(block) if block.start == start => return Ok(()),
             Some(_) => FreeOutcome::NotABlockStart,
+            None if self.slab_of(start / BLOCK_BYTES).is_none() => FreeOutcome::NotOurs,
             None => FreeOutcome::AlreadyFree,
         };
         prop_assert_eq!(self.free_at(start), expected);
@@ -244,12 +248,37 @@ impl Model {
     }
 
     fn grow(&mut self) -> Result<(), TestCaseError> {
-        let blocks = SLAB_BLOCKS.get(self.slabs.len());
-        let expected = blocks.map_or(GrowOutcome::Complete, |blocks| GrowOutcome::Grown(blocks * BLOCK_BYTES));
-        prop_assert_eq!(self.bench.pool.grow(), Ok(expected));
-        if let Some(&blocks) = blocks {
-            let before: usize = self.slabs.iter().map(|(_, pages)| pages).sum();
-            self.slabs.push(((1 << 40) / BLOCK_BYTES + before, blocks));
+        let held = self.bench.host.held_slabs();
+        let outcome = self.bench.pool.grow();
+        if self.bench.host.held_slabs() == held {
+            // A slab that was aside is in use again, or there is no more to be had.
+            let last = self.slabs.last().map(|&(_, pages)| Ok(GrowOutcome::Grown(pages * BLOCK_BYTES)));
+            let is_complete = held == SLAB_BLOCKS.len() && outcome == Ok(GrowOutcome::Complete);
+            prop_assert!(is_complete || Some(outcome) == last, "{outcome:?}");
+            return Ok(());
+        }
+        let blocks = SLAB_BLOCKS[self.slabs.len()];
+        prop_assert_eq!(outcome, Ok(GrowOutcome::Grown(blocks * BLOCK_BYTES)));
+        let placed = self.bench.pool.slabs().last().map(|slab| (slab.start / BLOCK_BYTES, slab.blocks as usize));
+        prop_assert_eq!(placed.map(|(_, pages)| pages), Some(blocks));
+        self.slabs.extend(placed);
+        Ok(())
+    }
+
+    /// A slab that goes is the last, nothing lives in it, and the GPU is done with all that ever did.
+    fn give_back(&mut self) -> Result<(), TestCaseError> {
+        let held = self.bench.host.held_slabs();
+        let gone = self.bench.pool.give_back_idle(0);
+        prop_assert_eq!(self.bench.host.held_slabs(), held - usize::from(gone.is_some()));
+        let Some(bytes) = gone else { return Ok(()) };
+        let (first, pages) = self.slabs.pop().unwrap_or_default();
+        prop_assert!(!self.slabs.is_empty(), "the first is kept");
+        prop_assert_eq!(bytes, pages * BLOCK_BYTES);
+        for page in first..first + pages {
+            prop_assert!(self.live_around(page * BLOCK_BYTES).is_none(), "somebody has a block of it");
+            let submitted = self.freed.get(&page).copied().unwrap_or(0);
+            prop_assert!(submitted <= self.bench.gpu.done(), "the GPU may still use a page of it");
+            prop_assert!(!self.bench.pool.contains(pointer(page * BLOCK_BYTES)));
         }
         Ok(())
     }

@@ -17,6 +17,17 @@ fn the_first_slab_is_asked_for_by_the_first_request() {
     assert_eq!(bench.pool.stats().misses.of(Miss::NotReserved), 1);
 }
 
+/// It used to: what had come was not counted before somebody next came to the heap.
+#[test]
+fn a_pool_that_has_grown_enough_does_not_go_on_growing() {
+    let bench = Bench::empty(&[4096, 4096, 8192]);
+    assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Grown(4096 * BLOCK_BYTES)));
+    bench.alloc(3000);
+    assert!(bench.pool.wants_growth());
+    assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Grown(4096 * BLOCK_BYTES)));
+    assert!(!bench.pool.wants_growth(), "5192 of 8192 blocks are free");
+}
+
 #[test]
 fn the_next_slab_is_asked_for_before_the_first_is_full() {
     let bench = Bench::empty(&[4096, 4096]);

@@ -54,6 +54,8 @@ pub(crate) unsafe fn primary_retained(
             let mut primary = PRIMARY.lock();
             primary.retain(|(d, _)| *d != device);
             primary.push((device, context));
+            drop(primary);
+            pinned::context_made(context);
         });
     }
     status
@@ -74,7 +76,9 @@ pub(crate) unsafe fn created(
         fenced(|| {
             life::context_made(device);
             // SAFETY: the driver has stored the context there.
-            note(address(unsafe { *context }));
+            let context = address(unsafe { *context });
+            note(context);
+            pinned::context_made(context);
         });
     }
     status

@@ -13,6 +13,8 @@ use crate::mode;
 use crate::pinned;
 use crate::ranges::{self, Kind};
 use crate::thread;
+use crate::trace;
+use aishim_abi::trace::What;
 use std::ffi::c_void;
 
 /// cuMemHostAlloc, cuMemAllocHost.
@@ -34,6 +36,7 @@ pub(crate) unsafe fn alloc(
                 // SAFETY: not null, and the program's to be written to.
                 unsafe { memory.write(block.as_ptr().cast()) };
                 thread::count(hook);
+                trace::note(What::Alloc { block: block.as_ptr() as u64, bytes: bytes as u64 });
             }
             block.is_some()
         })
@@ -47,6 +50,7 @@ pub(crate) unsafe fn alloc(
             // SAFETY: the driver has stored the address there.
             let start = unsafe { stored(memory) };
             ranges::insert(start, bytes, Kind::Pinned, driver::context());
+            trace::note(What::Alloc { block: start as u64, bytes: bytes as u64 });
         });
     }
     status
@@ -59,6 +63,9 @@ pub(crate) unsafe fn free(hook: Hook, call: impl FnOnce() -> Status, memory: *mu
     }
     let answer = fenced(|| {
         block_notes::block_freed(address(memory));
+        // Before it is free, so that nobody has it anew before this is noted; one that fails is left in, since who
+        // replays it knows no such block.
+        trace::note(What::Free { block: address(memory) as u64 });
         let answer = pinned::free(address(memory));
         if answer.is_none() {
             ranges::remove(address(memory), |k| k == Kind::Pinned);

@@ -11,6 +11,8 @@ use crate::pinned;
 use crate::sampling;
 use crate::segment;
 use crate::thread;
+use crate::trace;
+use aishim_abi::trace::What;
 
 /// cuCtxSynchronize.
 pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status, context: sys::CUcontext) -> Status {
@@ -72,4 +74,5 @@ fn waited() {
         sampling::synchronised(unsafe { &mut *thread });
     }
     pinned::tend();
+    trace::note(What::Synchronise);
 }

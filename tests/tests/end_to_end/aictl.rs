@@ -3,7 +3,7 @@
 use aishim_tests::{Outcome, Program, Sandbox, dist};
 use serde_json::Value;
 
-fn aictl(sandbox: &Sandbox, arguments: &[&str]) -> Outcome {
+pub(crate) fn aictl(sandbox: &Sandbox, arguments: &[&str]) -> Outcome {
     sandbox.run(sandbox.native(dist::aictl()).args(arguments))
 }
 

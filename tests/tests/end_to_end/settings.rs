@@ -59,6 +59,24 @@ fn a_pool_size_that_is_no_number_or_too_large() {
 }
 
 #[test]
+fn pool_settings_that_cannot_be() {
+    let cases = [
+        ("AISHIM_POOL", "always", "lazy, eager, off"),
+        ("AISHIM_POOL_MAX_MIB", "0", "1 to 4095"),
+        ("AISHIM_POOL_MAX_MIB", "4096", "1 to 4095"),
+        ("AISHIM_POOL_IDLE_S", "86401", "0 to 86400"),
+        ("AISHIM_POOL_IDLE_S", "soon", "0 to 86400"),
+    ];
+    for (name, value, allowed) in cases {
+        let (sandbox, outcome) = with_variable(name, value);
+        assert_one_line(&outcome, &[&format!("{name}={value}"), allowed]);
+        let segment = sandbox.segment(outcome.pid);
+        assert_eq!(segment.statistic(Statistic::PoolCapacity), 256 << 20, "{name}={value}");
+        assert!(segment.statistic(Statistic::PoolHits) > 0, "{name}={value}");
+    }
+}
+
+#[test]
 fn values_that_other_variables_do_not_take() {
     for (name, value) in
         [("AISHIM_PRIORITY", "101"), ("AISHIM_SAMPLE", "no"), ("AISHIM_LOG", "loud"), ("AISHIM", "maybe")]
@@ -71,7 +89,16 @@ fn values_that_other_variables_do_not_take() {
 
 #[test]
 fn empty_values_count_as_unset() {
-    for name in ["AISHIM", "AISHIM_POOL_MIB", "AISHIM_PRIORITY", "AISHIM_SAMPLE", "AISHIM_LOG"] {
+    for name in [
+        "AISHIM",
+        "AISHIM_POOL",
+        "AISHIM_POOL_IDLE_S",
+        "AISHIM_POOL_MAX_MIB",
+        "AISHIM_POOL_MIB",
+        "AISHIM_PRIORITY",
+        "AISHIM_SAMPLE",
+        "AISHIM_LOG",
+    ] {
         let (_, outcome) = with_variable(name, "");
         assert_eq!(outcome.stderr, "", "{name}");
     }
@@ -157,6 +184,12 @@ fn a_pool_of_which_the_driver_gives_only_a_part() {
     let segment = sandbox.segment(outcome.pid);
     assert_eq!(segment.statistic(Statistic::PoolReserved), 16 << 20);
     assert!(segment.statistic(Statistic::PoolHits) > 0);
+}
+
+#[test]
+fn a_record_that_cannot_be_written() {
+    let (_, outcome) = with_variable("AISHIM_TRACE", "/no/such/folder/record");
+    assert_one_line(&outcome, &["No such file", "AISHIM_TRACE", "/no/such/folder/record"]);
 }
 
 /// Root may write everywhere, so the program becomes another user.

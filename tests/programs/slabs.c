@@ -1,0 +1,143 @@
+/* Does what its arguments say, one after the other, with page-locked blocks of 1 MiB:
+ *   take N       allocates and fills N more
+ *   give         checks and frees all
+ *   say WORD     a line on stdout
+ *   wait PATH    until there is such a file
+ *   churn PATH   allocates, fills, checks and frees one again and again until there is such a file
+ *   busy PATH    a kernel on the GPU, unsynchronised, until there is such a file
+ *   hold         a kernel of 20 s on the GPU, which nothing waits for
+ *   fork         a child that frees what it was left with, as a sloppy one does, and ends
+ *   leave        the context is reset, with all that is in it, and made anew
+ *   capture PATH a capture, open until there is such a file, of a kernel that must then run */
+#include "program.h"
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+enum { BYTES = 1 << 20, MOST = 200 };
+
+static char *held[MOST];
+static int count;
+
+static void take(void)
+{
+    ASSERT(count < MOST);
+    CHECK(cuMemHostAlloc((void **)&held[count], BYTES, 0));
+    memset(held[count], count + 1, BYTES);
+    count++;
+}
+
+static void give(void)
+{
+    while (count > 0) {
+        count--;
+        for (int i = 0; i < BYTES; i += 4096)
+            ASSERT(held[count][i] == (char)(count + 1));
+        CHECK(cuMemFreeHost(held[count]));
+    }
+}
+
+static int there_is(const char *path)
+{
+    struct stat status;
+
+    return stat(path, &status) == 0;
+}
+
+static void wait_for(const char *path)
+{
+    while (!there_is(path))
+        usleep(2000);
+}
+
+static void churn(const char *path)
+{
+    while (!there_is(path)) {
+        take();
+        give();
+        usleep(500);
+    }
+}
+
+static void busy(const char *path)
+{
+    while (!there_is(path)) {
+        CHECK(launch_spin(1000, NULL));
+        usleep(2000);
+    }
+    CHECK(cuCtxSynchronize());
+}
+
+static void fork_child(void)
+{
+    pid_t child = fork();
+
+    if (child == 0) {
+        for (int i = 0; i < count; i++)
+            cuMemFreeHost(held[i]);
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+}
+
+static void leave(void)
+{
+    CHECK(cuDevicePrimaryCtxReset_v2(0));
+    count = 0;
+    make_context();
+}
+
+static void capture(const char *path)
+{
+    CUstream stream;
+    CUgraph graph;
+    CUgraphExec executable;
+
+    CHECK(cuStreamCreate(&stream, 1));
+    CHECK(cuStreamBeginCapture_v2(stream, GLOBAL));
+    CHECK(launch_spin(1000, stream));
+    wait_for(path);
+    CHECK(cuStreamEndCapture(stream, &graph));
+    CHECK(cuGraphInstantiateWithFlags(&executable, graph, 0));
+    CHECK(cuGraphLaunch(executable, stream));
+    CHECK(cuStreamSynchronize(stream));
+    CHECK(cuGraphExecDestroy(executable));
+    CHECK(cuGraphDestroy(graph));
+    CHECK(cuStreamDestroy_v2(stream));
+}
+
+static int is(const char *argument, const char *word)
+{
+    return strcmp(argument, word) == 0;
+}
+
+int main(int argc, char **argv)
+{
+    make_context();
+    load_kernels();
+    for (int i = 1; i < argc; i++) {
+        if (is(argv[i], "take"))
+            for (int left = atoi(argv[++i]); left > 0; left--)
+                take();
+        else if (is(argv[i], "give"))
+            give();
+        else if (is(argv[i], "say"))
+            puts(argv[++i]), fflush(stdout);
+        else if (is(argv[i], "wait"))
+            wait_for(argv[++i]);
+        else if (is(argv[i], "churn"))
+            churn(argv[++i]);
+        else if (is(argv[i], "busy"))
+            busy(argv[++i]);
+        else if (is(argv[i], "hold"))
+            CHECK(launch_spin(20000000000ull, NULL));
+        else if (is(argv[i], "fork"))
+            fork_child();
+        else if (is(argv[i], "leave"))
+            leave();
+        else if (is(argv[i], "capture"))
+            capture(argv[++i]);
+        else
+            return 2;
+    }
+    return 0;
+}

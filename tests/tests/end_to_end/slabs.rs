@@ -1,0 +1,200 @@
+//! When the pool's slabs come and when they go: lazily, eagerly or never, beyond the ordinary size for who misses, and
+//! back to the driver when nobody has needed them for a while.
+
+use aishim_abi::statistics::Statistic;
+use aishim_abi::trace::{self, What};
+use aishim_tests::sandbox::Running;
+use aishim_tests::{Program, Sandbox};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 1 << 20;
+
+/// Page-locked so far, once it is what is waited for.
+#[track_caller]
+fn wait_for_reserved(sandbox: &Sandbox, running: &Running, is_it: impl Fn(u64) -> bool) -> u64 {
+    let begun = Instant::now();
+    loop {
+        let reserved = reserved(sandbox, running);
+        if is_it(reserved) {
+            return reserved;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(40), "{} MiB are reserved", reserved / MIB);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn reserved(sandbox: &Sandbox, running: &Running) -> u64 {
+    sandbox.segment(running.child.id()).statistic(Statistic::PoolReserved)
+}
+
+fn program(sandbox: &Sandbox, settings: &[(&str, &str)], steps: &[&str]) -> Command {
+    let mut command = sandbox.shimmed(Program::new("slabs").build());
+    command.envs(settings.iter().copied()).args(steps);
+    command
+}
+
+fn path(sandbox: &Sandbox, name: &str) -> String {
+    sandbox.path(name).display().to_string()
+}
+
+fn go_on(sandbox: &Sandbox, name: &str) {
+    std::fs::write(sandbox.path(name), "").expect("a file");
+}
+
+/// What is reserved, and the pool's hits, in a process that makes a context, takes nothing, and then one block.
+fn before_and_after_the_first_request(settings: &[(&str, &str)], expected: u64) -> (u64, u64) {
+    let sandbox = Sandbox::new();
+    let (first, second) = (path(&sandbox, "1"), path(&sandbox, "2"));
+    let steps = ["say", "begun", "wait", &first, "take", "1", "give", "say", "taken", "wait", &second];
+    let mut running = sandbox.start(&mut program(&sandbox, settings, &steps));
+    running.wait_for("begun");
+    let before = wait_for_reserved(&sandbox, &running, |reserved| reserved == expected);
+    go_on(&sandbox, "1");
+    running.wait_for("taken");
+    let segment = sandbox.segment(running.child.id());
+    go_on(&sandbox, "2");
+    running.wait().assert_success();
+    (before, segment.statistic(Statistic::PoolHits))
+}
+
+#[test]
+fn lazily_nothing_is_reserved_before_it_is_asked_for() {
+    assert_eq!(before_and_after_the_first_request(&[], 0), (0, 1));
+    assert_eq!(before_and_after_the_first_request(&[("AISHIM_POOL", "lazy")], 0), (0, 1));
+}
+
+#[test]
+fn eagerly_all_of_it_is_reserved_in_the_background() {
+    let settings = [("AISHIM_POOL", "eager"), ("AISHIM_POOL_MIB", "40"), ("AISHIM_POOL_MAX_MIB", "100")];
+    assert_eq!(before_and_after_the_first_request(&settings, 40 * MIB), (40 * MIB, 1));
+}
+
+#[test]
+fn off_there_is_none() {
+    for settings in [[("AISHIM_POOL", "off")], [("AISHIM_POOL_MIB", "0")]] {
+        assert_eq!(before_and_after_the_first_request(&settings, 0), (0, 0));
+    }
+}
+
+#[test]
+fn beyond_its_ordinary_size_it_grows_for_who_would_miss_and_no_further_than_its_limit() {
+    let sandbox = Sandbox::new();
+    let done = path(&sandbox, "done");
+    let settings = [("AISHIM_POOL_MIB", "16"), ("AISHIM_POOL_MAX_MIB", "40"), ("AISHIM_POOL_IDLE_S", "0")];
+    // Half full is no reason to grow beyond the ordinary size; the block that does not fit is.
+    let middle = path(&sandbox, "middle");
+    let again = path(&sandbox, "again");
+    let steps = [
+        "take", "12", "say", "half", "wait", &middle, "take", "5", "say", "missed", "wait", &again, "take", "24",
+        "say", "full", "wait", &done, "give",
+    ];
+    let mut running = sandbox.start(&mut program(&sandbox, &settings, &steps));
+    running.wait_for("half");
+    assert_eq!(reserved(&sandbox, &running), 16 * MIB);
+    go_on(&sandbox, "middle");
+    running.wait_for("missed");
+    wait_for_reserved(&sandbox, &running, |reserved| reserved == 32 * MIB);
+    go_on(&sandbox, "again");
+    running.wait_for("full");
+    wait_for_reserved(&sandbox, &running, |reserved| reserved == 40 * MIB);
+    assert_eq!(sandbox.segment(running.child.id()).statistic(Statistic::PoolCapacity), 40 * MIB);
+    go_on(&sandbox, "done");
+    running.wait().assert_success();
+}
+
+/// Takes enough that slabs come, gives all back, and goes on with `meanwhile` until it is told to stop; then takes as
+/// much again.
+fn idle(meanwhile: &str, settings: &[(&str, &str)], check: impl Fn(&Sandbox, &mut Running)) {
+    let sandbox = Sandbox::new();
+    let (grown, stop) = (path(&sandbox, "grown"), path(&sandbox, "stop"));
+    let steps =
+        ["take", "40", "say", "taken", "wait", &grown, "give", "say", "given", meanwhile, &stop, "take", "40", "give"];
+    let mut running = sandbox.start(&mut program(&sandbox, settings, &steps));
+    running.wait_for("taken");
+    // Half of the first slab is taken, so the next ones come.
+    wait_for_reserved(&sandbox, &running, |reserved| reserved > 16 * MIB);
+    go_on(&sandbox, "grown");
+    running.wait_for("given");
+    check(&sandbox, &mut running);
+    go_on(&sandbox, "stop");
+    let outcome = running.wait();
+    outcome.assert_success();
+    let segment = sandbox.segment(outcome.pid);
+    assert_eq!(segment.statistic(Statistic::PinnedBytes), 0);
+    assert_eq!(segment.statistic(Statistic::PoolAllocated), 0);
+}
+
+#[test]
+fn what_a_program_does_with_pinned_memory_is_recorded() {
+    let sandbox = Sandbox::new();
+    let record = path(&sandbox, "record");
+    let steps = ["take", "3", "give", "fork", "take", "200", "give", "leave"];
+    // Also what finds no room in the pool is the program's.
+    let settings = [("AISHIM_TRACE", record.as_str()), ("AISHIM_POOL_MIB", "16")];
+    let outcome = sandbox.succeed(&mut program(&sandbox, &settings, &steps));
+    let text = std::fs::read_to_string(format!("{record}.{}", outcome.pid)).expect("a record");
+    let events = trace::parse(&text).expect("events");
+    let count = |is_it: &dyn Fn(&What) -> bool| events.iter().filter(|event| is_it(&event.what)).count();
+    assert_eq!(count(&|what| matches!(what, What::Alloc { bytes: 1_048_576, .. })), 203);
+    assert_eq!(count(&|what| matches!(what, What::Free { .. })), 203);
+    assert!(events.windows(2).all(|pair| pair[0].at_us <= pair[1].at_us));
+    assert_eq!(std::fs::read_dir(sandbox.path("")).expect("a folder").count(), 3, "run, gpu and one record");
+}
+
+const SHORT: [(&str, &str); 1] = [("AISHIM_POOL_IDLE_S", "1")];
+
+#[test]
+fn idle_slabs_go_back_but_the_first() {
+    idle("wait", &SHORT, |sandbox, running| {
+        wait_for_reserved(sandbox, running, |reserved| reserved == 16 * MIB);
+    });
+}
+
+#[test]
+fn idle_slabs_go_back_beside_a_program_that_needs_little() {
+    idle("churn", &SHORT, |sandbox, running| {
+        wait_for_reserved(sandbox, running, |reserved| reserved == 16 * MIB);
+    });
+}
+
+/// What does not happen can only be watched for a while: several times as long as the slabs would have needed.
+fn nothing_goes(sandbox: &Sandbox, running: &mut Running) {
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(reserved(sandbox, running) > 16 * MIB);
+}
+
+#[test]
+fn no_slab_goes_during_a_capture() {
+    idle("capture", &SHORT, nothing_goes);
+}
+
+#[test]
+fn no_slab_goes_while_the_gpu_has_work() {
+    idle("busy", &SHORT, nothing_goes);
+}
+
+#[test]
+fn no_slab_goes_where_none_is_to_go() {
+    idle("wait", &[("AISHIM_POOL_IDLE_S", "0")], nothing_goes);
+}
+
+/// The thread that looks for idle slabs sleeps most of the time, and a process that ends does not wait for that.
+#[test]
+fn a_process_ends_at_once_while_the_background_thread_sleeps() {
+    let sandbox = Sandbox::new();
+    let steps = ["take", "40", "give"];
+    let time_of = |command: &dyn Fn() -> Command| {
+        let begun = Instant::now();
+        (0..10).for_each(|_| sandbox.run(&mut command()).assert_success());
+        begun.elapsed()
+    };
+    let native = time_of(&|| {
+        let mut command = sandbox.native(Program::new("slabs").build());
+        command.args(steps);
+        command
+    });
+    let shimmed = time_of(&|| program(&sandbox, &[("AISHIM_POOL_IDLE_S", "3600")], &steps));
+    // Each would wait half a second.
+    assert!(shimmed < native + Duration::from_secs(5), "{shimmed:?}, natively {native:?}");
+}
