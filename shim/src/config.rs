@@ -13,6 +13,8 @@ pub(crate) struct Config {
     pub(crate) pool_bytes: usize,
     /// Priority, 0 to 100.
     pub(crate) priority: u32,
+    /// Whether copies of pageable memory are staged.
+    pub(crate) copying: bool,
     /// Whether GPU time is sampled.
     pub(crate) sampling: bool,
     /// `AISHIM_DIR`.
@@ -54,6 +56,7 @@ impl Config {
         Self {
             pool_bytes: (number(c"AISHIM_POOL_MIB").unwrap_or(DEFAULT_POOL_MIB) as usize) << 20,
             priority: number(c"AISHIM_PRIORITY").unwrap_or(DEFAULT_PRIORITY) as u32,
+            copying: raw(c"AISHIM_COPY").is_none_or(|v| v != b"off"),
             sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
             directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),
         }

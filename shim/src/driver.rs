@@ -205,6 +205,8 @@ own_calls! {
     event_create c"cuEventCreate" (event: *mut sys::CUevent, flags: c_uint);
     /// cuEventRecord.
     event_record c"cuEventRecord" (event: sys::CUevent, stream: sys::CUstream);
+    /// cuEventSynchronize.
+    event_synchronize c"cuEventSynchronize" (event: sys::CUevent);
     /// cuEventQuery.
     event_query c"cuEventQuery" (event: sys::CUevent);
     /// cuEventElapsedTime, in milliseconds.
@@ -219,6 +221,18 @@ own_calls! {
     exchange_capture_mode c"cuThreadExchangeStreamCaptureMode" (mode: *mut c_uint);
     /// cuMemHostAlloc.
     host_alloc c"cuMemHostAlloc" (memory: *mut *mut c_void, bytes: usize, flags: c_uint);
+    /// cuMemcpyHtoDAsync.
+    copy_to_device c"cuMemcpyHtoDAsync_v2" (to: sys::CUdeviceptr, from: *const c_void, bytes: usize, stream: sys::CUstream);
+    /// cuMemcpyDtoHAsync.
+    copy_from_device c"cuMemcpyDtoHAsync_v2" (to: *mut c_void, from: sys::CUdeviceptr, bytes: usize, stream: sys::CUstream);
+    /// cuPointerGetAttribute.
+    pointer_attribute c"cuPointerGetAttribute" (value: *mut c_void, attribute: c_uint, address: sys::CUdeviceptr);
+    /// cuCtxGetDevice.
+    context_device c"cuCtxGetDevice" (device: *mut c_int);
+    /// cuCtxGetFlags.
+    context_flags c"cuCtxGetFlags" (flags: *mut c_uint);
+    /// cuDeviceGetAttribute.
+    device_attribute c"cuDeviceGetAttribute" (value: *mut c_int, attribute: c_uint, device: c_int);
     /// cuMemFreeHost.
     host_free c"cuMemFreeHost" (memory: *mut c_void);
 }

@@ -10,6 +10,7 @@
 //! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
+//! | `copies/` | copies between pageable memory and the device, staged through page-locked memory by several threads |
 //! | `pinned`, `gpu_fence` | the pool of pinned memory in this process, and when the GPU is done with a block |
 //! | `ranges` | whose an address is |
 //! | `life`, `mode`, `config`, `log`, `fence` | coming to life, forks, panics, the end; settings; the fence around our code |
@@ -18,6 +19,7 @@
 
 mod clock;
 mod config;
+mod copies;
 mod cuda;
 mod dlsym;
 mod driver;

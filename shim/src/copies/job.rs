@@ -1,0 +1,200 @@
+//! The pieces of one copy, which the caller and its helpers take and give back.
+//!
+//! The caller opens chunks, in order, as their slots allow; whoever is free takes the next piece of what is open. A lock
+//! guards it all, held for a few instructions and never while bytes are moved.
+
+use super::mover::{self, Stores};
+use super::plan::{Direction, Plan, SLOT_BYTES, SLOTS};
+use parking_lot::Mutex;
+
+/// Where a copy's bytes are and go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Route {
+    pub(super) direction: Direction,
+    /// Address in the program's memory.
+    pub(super) host: usize,
+    /// Address of the ring.
+    pub(super) ring: usize,
+    /// The slot of chunk 0; the others follow it around the ring.
+    pub(super) first_slot: usize,
+    pub(super) plan: Plan,
+    /// So many threads may move pieces at the same time.
+    pub(super) threads: usize,
+}
+
+/// One piece, in the hands of one thread.
+#[derive(Debug)]
+pub(super) struct Piece {
+    from: usize,
+    to: usize,
+    bytes: usize,
+    slot: usize,
+    stores: Stores,
+}
+
+/// The pieces of the copy for which a ring is being used.
+pub(super) struct Job(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    route: Option<Route>,
+    /// Bytes of the copy, from its start, that have been taken, and that may be.
+    taken: usize,
+    open: usize,
+    /// Threads with a piece in hand.
+    moving: usize,
+    /// Bytes of the chunk in each slot that have been moved.
+    moved: [usize; SLOTS],
+}
+
+impl Route {
+    pub(super) fn slot(&self, chunk: usize) -> usize {
+        (self.first_slot + chunk) % SLOTS
+    }
+
+    /// The piece that begins `start` bytes into the copy.
+    fn piece(&self, start: usize) -> Piece {
+        let index = start / self.plan.chunk_bytes;
+        let (chunk_start, chunk_bytes) = self.plan.chunk(index);
+        let within = start - chunk_start;
+        let slot = self.slot(index);
+        let (host, ring) = (self.host + start, self.ring + slot * SLOT_BYTES + within);
+        let bytes = self.plan.piece_bytes.min(chunk_bytes - within);
+        match self.direction {
+            Direction::ToDevice => Piece { from: host, to: ring, bytes, slot, stores: TO_RING },
+            Direction::FromDevice => Piece { from: ring, to: host, bytes, slot, stores: FROM_RING },
+        }
+    }
+}
+
+/// Into the ring with stores that leave it in the cache, from which the bus reads it; out of it past the cache, which the
+/// program's memory, as a rule larger than it, would only push the ring out of.
+const TO_RING: Stores = Stores::Ordinary;
+const FROM_RING: Stores = Stores::NonTemporal;
+
+impl Job {
+    pub(super) fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    /// Another copy begins; nothing of it is open yet. Nobody has a piece of the last one any more, see
+    /// [`close`](Self::close).
+    pub(super) fn begin(&self, route: Route) {
+        *self.0.lock() = State { route: Some(route), ..State::default() };
+    }
+
+    /// The next chunk's pieces may be taken.
+    pub(super) fn open(&self, chunk: usize) {
+        let mut state = self.0.lock();
+        if let Some(route) = state.route {
+            let (start, bytes) = route.plan.chunk(chunk);
+            state.moved[route.slot(chunk)] = 0;
+            state.open = start + bytes;
+        }
+    }
+
+    /// Moves one piece, if there is one to take.
+    pub(super) fn move_one(&self) -> bool {
+        let Some(piece) = self.take() else {
+            return false;
+        };
+        // SAFETY: the program promises that its side of the copy is there until the call returns, and the caller does
+        // not return while a piece is in hand; the other side is a part of a slot that no other piece covers, in memory
+        // of ours that lives as long as its context. The two are different allocations.
+        unsafe { mover::copy(piece.from as *const u8, piece.to as *mut u8, piece.bytes, piece.stores) };
+        self.finish(&piece);
+        true
+    }
+
+    fn take(&self) -> Option<Piece> {
+        let mut state = self.0.lock();
+        let route = state.route.filter(|route| state.moving < route.threads && state.taken < state.open)?;
+        let piece = route.piece(state.taken);
+        state.taken += piece.bytes;
+        state.moving += 1;
+        Some(piece)
+    }
+
+    fn finish(&self, piece: &Piece) {
+        let mut state = self.0.lock();
+        state.moving -= 1;
+        state.moved[piece.slot] += piece.bytes;
+    }
+
+    /// Whether there is a piece to take.
+    pub(super) fn has_pieces(&self) -> bool {
+        let state = self.0.lock();
+        state.taken < state.open
+    }
+
+    /// Whether all of an open chunk has been moved.
+    pub(super) fn is_moved(&self, chunk: usize) -> bool {
+        let state = self.0.lock();
+        state.route.is_some_and(|route| state.moved[route.slot(chunk)] == route.plan.chunk(chunk).1)
+    }
+
+    /// No more pieces of this copy; returns whether nobody has one in hand any more.
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.0.lock();
+        state.open = state.taken;
+        state.moving == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copies::plan::RING_BYTES;
+
+    fn route(direction: Direction, host: &[u8], ring: &[u8], threads: usize) -> Route {
+        let plan = Plan::new(host.len());
+        Route { direction, host: host.as_ptr() as usize, ring: ring.as_ptr() as usize, first_slot: 5, plan, threads }
+    }
+
+    fn host(bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|i| (i / 7) as u8 ^ (i >> 13) as u8).collect()
+    }
+
+    #[test]
+    fn several_threads_move_every_byte_once() {
+        let (host, ring) = (host((3 << 20) / 2 + 77), vec![0_u8; RING_BYTES]);
+        let job = Job::new();
+        let route = route(Direction::ToDevice, &host, &ring, 3);
+        job.begin(route);
+        assert!(!job.has_pieces() && !job.move_one(), "nothing is open yet");
+        let chunks = route.plan.chunks();
+        assert!(chunks <= SLOTS);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !job.is_moved(chunks - 1) {
+                        job.move_one();
+                    }
+                });
+            }
+            (0..chunks).for_each(|chunk| job.open(chunk));
+        });
+        while !job.close() {}
+        for chunk in 0..chunks {
+            assert!(job.is_moved(chunk));
+            let (start, bytes) = route.plan.chunk(chunk);
+            let slot = route.slot(chunk) * SLOT_BYTES;
+            assert_eq!(ring[slot..slot + bytes], host[start..start + bytes]);
+        }
+    }
+
+    #[test]
+    fn no_more_threads_than_the_copy_has_take_pieces() {
+        let (host, ring) = (host(1 << 20), vec![0_u8; RING_BYTES]);
+        let job = Job::new();
+        job.begin(route(Direction::FromDevice, &host, &ring, 2));
+        job.open(0);
+        let (first, second) = (job.take().unwrap(), job.take().unwrap());
+        assert!(job.has_pieces() && job.take().is_none());
+        assert!(!job.close());
+        job.finish(&first);
+        assert!(job.take().is_none(), "closed");
+        job.finish(&second);
+        assert!(job.close());
+    }
+}
