@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "a module of the library, of which parts are measured")]
 
 #[path = "../../shim/src/copies/mover.rs"]
+#[allow(unused_imports, reason = "its unit tests are not run here")]
 mod mover;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

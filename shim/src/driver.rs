@@ -213,6 +213,10 @@ own_calls! {
     event_elapsed c"cuEventElapsedTime" (milliseconds: *mut f32, start: sys::CUevent, end: sys::CUevent);
     /// cuEventDestroy.
     event_destroy c"cuEventDestroy_v2" (event: sys::CUevent);
+    /// cuStreamCreate.
+    stream_create c"cuStreamCreate" (stream: *mut sys::CUstream, flags: c_uint);
+    /// cuStreamDestroy.
+    stream_destroy c"cuStreamDestroy_v2" (stream: sys::CUstream);
     /// cuStreamQuery.
     stream_query c"cuStreamQuery" (stream: sys::CUstream);
     /// cuStreamGetCtx.

@@ -1,7 +1,8 @@
 /* Copies of pageable memory, of sizes that are staged and of sizes that are not: "bytes SEED ROUNDS THREADS" random ones
  * on many streams, each checked to the last byte and against what was ordered before and after it; "host" sources that
- * a host function fills just before; "captures MODE" inside a capture and while another thread captures; "contexts"
- * that are destroyed and made anew in between; "refused" by the driver; "registered" memory, which is not pageable. */
+ * a host function fills just before; "captures MODE" inside a capture and while another thread captures, "beside" that
+ * begin in the middle of a copy; "contexts" that are destroyed and made anew in between; "refused" and "failing" copies;
+ * "registered" memory, which is not pageable. */
 #include "program.h"
 #include <pthread.h>
 #include <stdint.h>
@@ -285,6 +286,52 @@ static void captures(void)
     printf("%d wrong\n", wrong);
 }
 
+/* Captures on a stream that is ordered with the default stream, each begun while a copy is under way there: it is none of
+ * the capture's business. A copy that had not begun by then is refused, and its capture ended, by the driver itself. */
+static volatile int about_to_copy;
+
+static void *capture_meanwhile(void *unused)
+{
+    CUstream stream;
+    CUgraph graph;
+    CUresult ended;
+
+    CHECK(cuCtxSetCurrent(context));
+    CHECK(cuStreamCreate(&stream, 0));
+    while (!about_to_copy)
+        usleep(100);
+    usleep(5000);
+    CHECK(cuStreamBeginCapture_v2(stream, GLOBAL));
+    usleep(10000);
+    ended = cuStreamEndCapture(stream, &graph);
+    CHECK(cuStreamDestroy_v2(stream));
+    (void)unused;
+    return (void *)(uintptr_t)ended;
+}
+
+static void beside_copies(void)
+{
+    size_t bytes = (size_t)128 * MIB;
+    unsigned char *from = calloc(bytes, 1);
+    CUdeviceptr memory;
+    int well = 0;
+
+    warm_up();
+    CHECK(cuMemAlloc_v2(&memory, bytes));
+    for (int i = 0; i < 10; i++) {
+        pthread_t thread;
+        CUresult copied;
+        void *ended;
+        about_to_copy = 0;
+        pthread_create(&thread, NULL, capture_meanwhile, NULL);
+        about_to_copy = 1;
+        copied = i % 2 ? cuMemcpyHtoD_v2(memory, from, bytes) : cuMemcpyDtoHAsync_v2(from, memory, bytes, NULL);
+        pthread_join(thread, &ended);
+        well += copied == 0 && ended == NULL;
+    }
+    printf("%s\n", well > 0 ? "side by side" : "never");
+}
+
 /* --- contexts --- */
 
 static void contexts(void)
@@ -402,6 +449,8 @@ int main(int argc, char **argv)
     } else if (strcmp(kind, "captures") == 0) {
         mode = atoi(argv[2]);
         captures();
+    } else if (strcmp(kind, "beside") == 0) {
+        beside_copies();
     } else if (strcmp(kind, "refused") == 0) {
         refused();
     } else if (strcmp(kind, "failing") == 0) {

@@ -5,8 +5,11 @@ use super::ring::{Offer, Patience, Ring};
 use super::{OnStream, Stop, is_exiting};
 use crate::driver;
 
-/// Carries a copy out; see the module above. The stream itself keeps it behind earlier work.
+/// Carries a copy out; see the module above. On the program's stream it is behind earlier work by itself.
 pub(super) fn carry(ring: &mut Ring, copy: &OnStream, plan: &Plan, threads: usize) -> Result<(), Stop> {
+    if copy.is_apart() && (!ring.wait_for_mark().is_ok() || is_exiting()) {
+        return Err(Stop::Untouched);
+    }
     let offer = ring.begin(copy, plan, threads);
     let chunks = plan.chunks();
     let (mut sent, mut opened, mut moved) = (0, 0, 0);
@@ -42,9 +45,9 @@ fn send_for(ring: &mut Ring, offer: &Offer, copy: &OnStream, chunk: usize) -> Re
     let slot = offer.route.slot(chunk);
     let (start, bytes) = offer.route.plan.chunk(chunk);
     let device = (copy.transfer.device + start) as u64;
-    let status = driver::copy_from_device(ring.slot(slot), device, bytes, copy.stream);
+    let status = driver::copy_from_device(ring.slot(slot), device, bytes, ring.stream_for(copy));
     match status.is_ok() {
-        true => ring.sent(slot, copy.stream),
+        true => ring.sent(slot, copy),
         // The driver may answer for the whole of it.
         false if chunk == 0 => Err(Stop::Untouched),
         false => Err(Stop::Failed(status)),

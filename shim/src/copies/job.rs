@@ -67,8 +67,9 @@ impl Route {
     }
 }
 
-/// Into the ring with stores that leave it in the cache, from which the bus reads it; out of it past the cache, which the
-/// program's memory, as a rule larger than it, would only push the ring out of.
+/// Into the ring with stores that leave it in the cache, from which the bus reads it; out of it past the cache, out of which
+/// the program's memory would only push the ring. `cargo bench -p aishim-benches --bench mover` on 2 cores of an EPYC with
+/// 32 MiB of cache, 2 threads: into the ring 25.2 GiB/s and non-temporal 18.8, out of it 17.3 and non-temporal 24.8.
 const TO_RING: Stores = Stores::Ordinary;
 const FROM_RING: Stores = Stores::NonTemporal;
 

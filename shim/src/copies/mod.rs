@@ -3,8 +3,8 @@
 //!
 //! A copy is cut into *chunks*, each of which passes through a *slot* of a *ring* of page-locked memory. To the device,
 //! a chunk is moved into its slot by the calling thread and its helpers, in *pieces* that each takes as it comes free;
-//! when it is full the caller sends it off on the program's stream and records the slot's event behind it. From the
-//! device the caller sends for chunks ahead, and what has arrived is moved out. Only the calling thread calls the driver.
+//! when it is full the caller sends it off and records the slot's event behind it. From the device the caller sends for
+//! chunks ahead, and what has arrived is moved out. Only the calling thread calls the driver.
 //!
 //! | module | what lives there |
 //! | --- | --- |
@@ -31,11 +31,13 @@
 //! ([`plan::LEAST_BEHIND_WORK`]). A larger one waits for its stream in both. An asynchronous copy from pageable memory
 //! returns when its source has been read, one to pageable memory when it is done; the synchronous ones when they are done.
 //!
-//! Candidates for whose stream the chunks go on: a stream of ours beside the program's, ordered by events (a capture of
-//! the program's on a blocking stream could then never meet a chunk on the legacy default stream, but the program's own
-//! waiting for its stream would have to be extended to ours); **chosen:** the program's own, in which everything it asks
-//! of that stream is right by construction. For the one case that leaves, a copy on the legacy default stream, a capture
-//! that begins waits for it, as long as it waits for any [`Section`] of ours.
+//! Candidates for whose stream the chunks go on: always a stream of ours (then every asynchronous copy has to be waited
+//! for to its end, since the program's waiting for its stream does not cover ours); always the program's (then a capture
+//! that another thread begins on a blocking stream, beside a copy on the legacy default stream that is half done, is ended
+//! by the next chunk: error 906 for the copy and 901 for the capture, where the driver's copy was one call); **chosen:** the
+//! program's own, in which all it asks of that stream is right by construction, but for the legacy default stream. There
+//! the work before the copy is waited for, the chunks go on a stream of the ring's that is ordered with no other, and the
+//! call returns when they are done, 40 us at most after the last of them was sent.
 //!
 //! # Who does what, and how they meet
 //!
@@ -104,11 +106,18 @@ pub(crate) struct Transfer {
     pub(crate) synchronous: bool,
 }
 
-/// A transfer and the stream it goes on, as a handle that means the same in every form of a call.
+/// A transfer and the program's stream for it, as a handle that means the same in every form of a call.
 #[derive(Clone, Copy)]
 struct OnStream {
     transfer: Transfer,
     stream: sys::CUstream,
+}
+
+impl OnStream {
+    /// Whether its chunks go on the ring's own stream, so that the call waits for the work before it and for its end.
+    fn is_apart(&self) -> bool {
+        address(self.stream) == STREAM_LEGACY
+    }
 }
 
 /// Sets whether copies are staged. Called once, when the shim comes to life.
@@ -133,13 +142,15 @@ pub(crate) fn carry(hook: Hook, stream: sys::CUstream, transfer: Transfer) -> Op
     if context == 0 || !is_pageable(transfer.host) {
         return None;
     }
-    let stream = streams::key(address(stream), hook);
-    // Work on the legacy default stream meets captures on all blocking streams, so those wait for this copy. For others
-    // it is enough that this thread's calls are no harm to a capture that begins meanwhile.
-    let _section = (stream == STREAM_LEGACY).then_some(section);
+    let copy = OnStream { transfer, stream: streams::key(address(stream), hook) as sys::CUstream };
     let _relaxed = RelaxedThread::begin();
     let mut ring = shelf::take(context, &transfer, threads)?;
-    let status = stage(&mut ring, &OnStream { transfer, stream: stream as sys::CUstream }, threads);
+    // Also tells whether the stream is one of this context's at all.
+    let is_marked = ring.mark(copy.stream).is_ok();
+    // From here on nothing goes on a stream that a capture could come upon, and this thread's other calls, which take
+    // longer than a capture waits, are no harm to one.
+    drop(section);
+    let status = if is_marked { stage(&mut ring, &copy, threads) } else { None };
     shelf::put_back(ring);
     if status == Some(Status::SUCCESS) {
         segment::add(Statistic::StagedCopies, 1);
@@ -167,10 +178,6 @@ fn is_pageable(at: usize) -> bool {
 }
 
 fn stage(ring: &mut Ring, copy: &OnStream, threads: usize) -> Option<Status> {
-    // Also tells whether the stream is one of this context's at all.
-    if !ring.mark(copy.stream).is_ok() {
-        return None;
-    }
     let plan = Plan::new(copy.transfer.bytes);
     let carried = match copy.transfer.direction {
         Direction::ToDevice => to_device::carry(ring, copy, &plan, threads),

@@ -19,6 +19,8 @@ pub(super) struct Ring {
     events: [sys::CUevent; SLOTS],
     /// Something was sent through the slot and is not known to have passed.
     is_sent: [bool; SLOTS],
+    /// For copies on the legacy default stream: ordered with no other stream.
+    own_stream: sys::CUstream,
     /// Recorded before a copy's first chunk: passed when the work before it is done.
     mark: sys::CUevent,
     /// Where the next copy begins.
@@ -44,6 +46,9 @@ pub(super) enum Refusal {
 const BLOCKING_SYNC: u32 = 1;
 const DISABLE_TIMING: u32 = 2;
 
+/// `CU_STREAM_NON_BLOCKING`.
+const NON_BLOCKING: u32 = 1;
+
 impl Ring {
     /// Makes one in the current context, which takes some milliseconds.
     pub(super) fn make(context: usize, life: u64) -> Result<Self, Refusal> {
@@ -56,6 +61,7 @@ impl Ring {
             memory: std::ptr::null_mut(),
             events: [std::ptr::null_mut(); SLOTS],
             is_sent: [false; SLOTS],
+            own_stream: std::ptr::null_mut(),
             mark: std::ptr::null_mut(),
             next_slot: 0,
             is_spoilt: false,
@@ -78,6 +84,10 @@ impl Ring {
                 return made;
             }
         }
+        let made = driver::stream_create(&raw mut self.own_stream, NON_BLOCKING);
+        if !made.is_ok() {
+            return made;
+        }
         driver::host_alloc(&raw mut self.memory, RING_BYTES, host_alloc::PORTABLE)
     }
 
@@ -85,6 +95,9 @@ impl Ring {
     fn unmake(&self) {
         for event in self.events.iter().chain([&self.mark]).filter(|event| !event.is_null()) {
             let _ = driver::event_destroy(*event);
+        }
+        if !self.own_stream.is_null() {
+            let _ = driver::stream_destroy(self.own_stream);
         }
     }
 
@@ -120,6 +133,11 @@ impl Ring {
         Offer { job: Arc::clone(&self.job), route }
     }
 
+    /// The stream on which a copy's chunks go.
+    pub(super) fn stream_for(&self, copy: &OnStream) -> sys::CUstream {
+        if copy.is_apart() { self.own_stream } else { copy.stream }
+    }
+
     /// Where the bytes of a slot are.
     pub(super) fn slot(&self, slot: usize) -> *mut c_void {
         self.memory.wrapping_byte_add(slot * SLOT_BYTES)
@@ -144,8 +162,8 @@ impl Ring {
     }
 
     /// A chunk has been sent through a slot: the slot's event goes behind it.
-    pub(super) fn sent(&mut self, slot: usize, stream: sys::CUstream) -> Result<(), Stop> {
-        let status = driver::event_record(self.events[slot], stream);
+    pub(super) fn sent(&mut self, slot: usize, copy: &OnStream) -> Result<(), Stop> {
+        let status = driver::event_record(self.events[slot], self.stream_for(copy));
         if !status.is_ok() {
             return Err(self.spoil(status));
         }

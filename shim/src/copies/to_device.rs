@@ -11,7 +11,7 @@ pub(super) fn carry(ring: &mut Ring, copy: &OnStream, plan: &Plan, threads: usiz
     let offer = ring.begin(copy, plan, threads);
     let last = send_all(ring, &offer, copy, plan)?;
     drop(offer);
-    if copy.transfer.synchronous {
+    if copy.transfer.synchronous || copy.is_apart() {
         ring.wait_for(last)?;
     }
     Ok(())
@@ -67,9 +67,9 @@ fn send(ring: &mut Ring, offer: &Offer, copy: &OnStream, chunk: usize) -> Result
     let slot = offer.route.slot(chunk);
     let (start, bytes) = offer.route.plan.chunk(chunk);
     let device = (copy.transfer.device + start) as u64;
-    let status = driver::copy_to_device(device, ring.slot(slot), bytes, copy.stream);
+    let status = driver::copy_to_device(device, ring.slot(slot), bytes, ring.stream_for(copy));
     match status.is_ok() {
-        true => ring.sent(slot, copy.stream),
+        true => ring.sent(slot, copy),
         // The driver may answer for the whole of it.
         false if chunk == 0 => Err(Stop::Untouched),
         false => Err(Stop::Failed(status)),

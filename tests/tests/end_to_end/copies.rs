@@ -113,6 +113,17 @@ fn in_captures_and_beside_captures_of_others() {
     }
 }
 
+/// A copy on the default stream was one call of the driver's, which a capture could not come between. Its chunks are many.
+#[test]
+fn in_the_middle_of_which_a_capture_begins() {
+    let (outcome, segment) = compared_with(&copies(), &["beside"], |command| {
+        command.env("SIMCUDA_COSTS", "h200").env("SIMCUDA_H2D_GBPS", "2").env("SIMCUDA_D2H_GBPS", "2");
+        command.env("SIMCUDA_PAGEABLE_GBPS", "2");
+    });
+    assert_eq!(outcome.stdout, "side by side\n");
+    assert_staged(&segment, 1);
+}
+
 #[test]
 fn in_contexts_that_come_and_go() {
     let (outcome, segment) = compared(&copies(), &["contexts"]);
