@@ -1,8 +1,8 @@
-/* Copies of pageable memory, of sizes that are staged and of sizes that are not: "bytes SEED ROUNDS THREADS" random ones
- * on many streams, each checked to the last byte and against what was ordered before and after it; "host" sources that
- * a host function fills just before; "captures MODE" inside a capture and while another thread captures, "beside" that
- * begin in the middle of a copy; "contexts" that are destroyed and made anew in between; "refused" and "failing" copies;
- * "registered" memory, which is not pageable. */
+/* Copies of pageable memory, of sizes that are staged and of sizes that are not: "bytes SEED ROUNDS THREADS" random
+ * ones on many streams, each checked to the last byte and against what was ordered before and after it; "host" sources
+ * that a host function fills just before; "captures MODE" inside a capture and while another thread captures, "beside"
+ * that begin in the middle of a copy; "contexts" that are destroyed and made anew in between; "refused" and "failing"
+ * copies; "registered" memory, which is not pageable. */
 #include "program.h"
 #include <pthread.h>
 #include <stdint.h>
@@ -286,8 +286,8 @@ static void captures(void)
     printf("%d wrong\n", wrong);
 }
 
-/* Captures on a stream that is ordered with the default stream, each begun while a copy is under way there: it is none of
- * the capture's business. A copy that had not begun by then is refused, and its capture ended, by the driver itself. */
+/* Captures on a stream that is ordered with the default stream, each begun while a copy is under way there: it is none
+ * of the capture's business. A copy that had not begun by then is refused, and its capture ended, by the driver. */
 static volatile int about_to_copy;
 
 static void *capture_meanwhile(void *unused)

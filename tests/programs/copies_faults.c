@@ -55,7 +55,8 @@ static void mended(void)
     memset(from, 0, PAGE);
     CHECK(cuMemcpyHtoDAsync_v2(memory, from, PAGE, NULL));
     CHECK(cuMemcpyDtoH_v2(to, memory, BYTES));
-    printf("%s, faults %s\n", memcmp(from, to, BYTES) == 0 ? "right" : "wrong", faults >= 2 * wanted ? "seen" : "missed");
+    printf("%s, faults %s\n", memcmp(from, to, BYTES) == 0 ? "right" : "wrong",
+           faults >= 2 * wanted ? "seen" : "missed");
 }
 
 static void protect(void)

@@ -1,6 +1,6 @@
-/* Staged copies and the life of a process: "fork" in the middle of them, "exit" while another thread copies, "cancel" of
- * threads that do, "signals" that the helping threads leave alone, "processors" given and taken away meanwhile, "once",
- * a single large copy, and "small", many before there is anything to stage them through. */
+/* Staged copies and the life of a process: "fork" in between, "exit" while another thread copies, "cancel" of threads
+ * that do, "signals" that the helping threads leave alone, "processors" given and taken away meanwhile, "once", a single
+ * large copy, and "small", many before there is anything to stage them through. */
 #include "program.h"
 #include <dirent.h>
 #include <pthread.h>

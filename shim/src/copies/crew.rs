@@ -8,6 +8,7 @@ use super::plan::MOST_THREADS;
 use crate::life;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 /// far shorter than anybody would notice.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// Looks at the lock of an idle board are so many pauses apart, some microseconds.
-const PAUSES: usize = 64;
+/// Looks of an idle helper are so many pauses apart, a fraction of a microsecond.
+const PAUSES: usize = 8;
 
 /// A helper that has slept for so long leaves.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +40,11 @@ struct Helper {
     tid: libc::pid_t,
     asleep: bool,
 }
+
+/// Raised whenever pieces are opened, so that idle helpers have something to watch that is not a lock the others need.
+/// No more than a hint: who has seen it change looks under the locks, and who reads it before such a look misses
+/// nothing.
+static OPENINGS: AtomicU32 = AtomicU32::new(0);
 
 static BOARD: Mutex<Board> = Mutex::new(Board {
     jobs: Vec::new(),
@@ -82,8 +88,9 @@ pub(super) fn post(job: &Arc<Job>, threads: usize) {
     }
 }
 
-/// There are pieces for so many threads beside the caller.
-pub(super) fn wake(count: usize) {
+/// Pieces have been opened for so many threads beside the caller.
+pub(super) fn opened(count: usize) {
+    OPENINGS.fetch_add(1, Relaxed);
     let mut woken: [Option<Thread>; MOST_THREADS] = [const { None }; MOST_THREADS];
     {
         let mut board = BOARD.lock();
@@ -109,12 +116,13 @@ fn help() {
     loop {
         let mut idle_since = Instant::now();
         while idle_since.elapsed() < SPIN {
-            match job_with_pieces() {
-                Some(job) => {
-                    while job.move_one() {}
-                    idle_since = Instant::now();
-                }
-                None => (0..PAUSES).for_each(|_| std::hint::spin_loop()),
+            let openings = OPENINGS.load(Relaxed);
+            while let Some(job) = job_with_pieces() {
+                job.move_all();
+                idle_since = Instant::now();
+            }
+            while OPENINGS.load(Relaxed) == openings && idle_since.elapsed() < SPIN {
+                (0..PAUSES).for_each(|_| std::hint::spin_loop());
             }
         }
         if !sleep(tid) {
@@ -127,8 +135,8 @@ fn job_with_pieces() -> Option<Arc<Job>> {
     BOARD.lock().jobs.iter().find(|job| job.has_pieces()).cloned()
 }
 
-/// Sleeps until woken; false once it has been for too long. Who opens pieces looks for sleepers afterwards, and who goes
-/// to sleep looks for pieces afterwards, both under the locks: one of the two sees the other.
+/// Sleeps until woken; false once it has been for too long. Who opens pieces looks for sleepers afterwards, and who
+/// goes to sleep looks for pieces afterwards, both under the locks: one of the two sees the other.
 fn sleep(tid: libc::pid_t) -> bool {
     let set_asleep = |asleep: bool| {
         let mut board = BOARD.lock();
@@ -167,7 +175,8 @@ impl Processors {
 
     /// Holds a helper to them: it was started under another set. Where that is refused it stays where it was.
     fn hold(&self, tid: libc::pid_t) {
-        // SAFETY: sched_setaffinity(2) of a thread of ours with a set of that size; one that has just left is not found.
+        // SAFETY: sched_setaffinity(2) of a thread of ours with a set of that size; one that has just left is not
+        // found.
         unsafe { libc::sched_setaffinity(tid, size_of::<Self>(), std::ptr::from_ref(self).cast()) };
     }
 }

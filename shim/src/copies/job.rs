@@ -1,7 +1,7 @@
 //! The pieces of one copy, which the caller and its helpers take and give back.
 //!
-//! The caller opens chunks, in order, as their slots allow; whoever is free takes the next piece of what is open. A lock
-//! guards it all, held for a few instructions and never while bytes are moved.
+//! The caller opens chunks, in order, as their slots allow; whoever is free takes the next piece of what is open. A
+//! lock guards it all, held for a few instructions and never while bytes are moved.
 
 use super::mover::{self, Stores};
 use super::plan::{Direction, Plan, SLOT_BYTES, SLOTS};
@@ -67,11 +67,41 @@ impl Route {
     }
 }
 
-/// Into the ring with stores that leave it in the cache, from which the bus reads it; out of it past the cache, out of which
-/// the program's memory would only push the ring. `cargo bench -p aishim-benches --bench mover` on 2 cores of an EPYC with
-/// 32 MiB of cache, 2 threads: into the ring 25.2 GiB/s and non-temporal 18.8, out of it 17.3 and non-temporal 24.8.
+/// Into the ring with stores that leave it in the cache, from which the bus reads it; out of it past the cache, out of
+/// which the program's memory would only push the ring. `cargo bench -p aishim-benches --bench mover` on 2 cores of an
+/// EPYC with 32 MiB of cache, 2 threads: into the ring 25.2 GiB/s and non-temporal 18.8, out of it 17.3 and
+/// non-temporal 24.8.
 const TO_RING: Stores = Stores::Ordinary;
 const FROM_RING: Stores = Stores::NonTemporal;
+
+impl Piece {
+    /// Moves its bytes.
+    fn carry(&self) {
+        // SAFETY: the program promises that its side of the copy is there until the call returns, and the caller does
+        // not return while a piece is in hand; the other side is a part of a slot that no other piece covers, in memory
+        // of ours that lives as long as its context. The two are different allocations.
+        unsafe { mover::copy(self.from as *const u8, self.to as *mut u8, self.bytes, self.stores) };
+    }
+}
+
+impl State {
+    /// The route of the next piece, if one is open and not too many threads have one in hand.
+    fn next(&self) -> Option<Route> {
+        self.route.filter(|route| self.moving < route.threads && self.taken < self.open)
+    }
+
+    fn take(&mut self) -> Option<Piece> {
+        let piece = self.next()?.piece(self.taken);
+        self.taken += piece.bytes;
+        self.moving += 1;
+        Some(piece)
+    }
+
+    fn finish(&mut self, piece: &Piece) {
+        self.moving -= 1;
+        self.moved[piece.slot] += piece.bytes;
+    }
+}
 
 impl Job {
     pub(super) fn new() -> Self {
@@ -96,36 +126,35 @@ impl Job {
 
     /// Moves one piece, if there is one to take.
     pub(super) fn move_one(&self) -> bool {
-        let Some(piece) = self.take() else {
-            return false;
-        };
-        // SAFETY: the program promises that its side of the copy is there until the call returns, and the caller does
-        // not return while a piece is in hand; the other side is a part of a slot that no other piece covers, in memory
-        // of ours that lives as long as its context. The two are different allocations.
-        unsafe { mover::copy(piece.from as *const u8, piece.to as *mut u8, piece.bytes, piece.stores) };
-        self.finish(&piece);
-        true
+        let piece = self.exchange(None);
+        if let Some(piece) = &piece {
+            piece.carry();
+            self.0.lock().finish(piece);
+        }
+        piece.is_some()
     }
 
-    fn take(&self) -> Option<Piece> {
+    /// Moves pieces until there is none to take.
+    pub(super) fn move_all(&self) {
+        let mut piece = self.exchange(None);
+        while let Some(in_hand) = piece {
+            in_hand.carry();
+            piece = self.exchange(Some(in_hand));
+        }
+    }
+
+    /// Gives back a piece that has been moved, and takes another.
+    fn exchange(&self, moved: Option<Piece>) -> Option<Piece> {
         let mut state = self.0.lock();
-        let route = state.route.filter(|route| state.moving < route.threads && state.taken < state.open)?;
-        let piece = route.piece(state.taken);
-        state.taken += piece.bytes;
-        state.moving += 1;
-        Some(piece)
+        if let Some(piece) = moved {
+            state.finish(&piece);
+        }
+        state.take()
     }
 
-    fn finish(&self, piece: &Piece) {
-        let mut state = self.0.lock();
-        state.moving -= 1;
-        state.moved[piece.slot] += piece.bytes;
-    }
-
-    /// Whether there is a piece to take.
+    /// Whether the calling thread would get a piece.
     pub(super) fn has_pieces(&self) -> bool {
-        let state = self.0.lock();
-        state.taken < state.open
+        self.0.lock().next().is_some()
     }
 
     /// Whether all of an open chunk has been moved.
@@ -170,6 +199,7 @@ mod tests {
                 scope.spawn(|| {
                     while !job.is_moved(chunks - 1) {
                         job.move_one();
+                        job.move_all();
                     }
                 });
             }
@@ -190,12 +220,14 @@ mod tests {
         let job = Job::new();
         job.begin(route(Direction::FromDevice, &host, &ring, 2));
         job.open(0);
-        let (first, second) = (job.take().unwrap(), job.take().unwrap());
-        assert!(job.has_pieces() && job.take().is_none());
+        let (first, second) = (job.exchange(None), job.exchange(None));
+        assert!(first.is_some() && second.is_some());
+        assert!(!job.has_pieces() && job.exchange(None).is_none());
+        let third = job.exchange(first);
+        assert!(third.is_some(), "as soon as one is given back");
         assert!(!job.close());
-        job.finish(&first);
-        assert!(job.take().is_none(), "closed");
-        job.finish(&second);
+        assert!(job.exchange(second).is_none(), "closed");
+        assert!(job.exchange(third).is_none());
         assert!(job.close());
     }
 }

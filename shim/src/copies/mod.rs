@@ -8,7 +8,7 @@
 //!
 //! | module | what lives there |
 //! | --- | --- |
-//! | `plan` | from which size on, with how many threads, in which chunks: every constant, and what it was measured from |
+//! | `plan` | from which size on, with how many threads, in which chunks: every constant, and where it is from |
 //! | `job` | the pieces of one copy, which threads take and give back |
 //! | `crew` | the threads that help |
 //! | `mover` | moving bytes |
@@ -20,8 +20,8 @@
 //! cuMemcpyHtoD, cuMemcpyDtoH, cuMemcpy and their Async forms. The host side must be nothing we know and nothing the
 //! driver knows ([`is_pageable`]), since memory may have been registered in ways that are not hooked; the device side
 //! must lie in device memory whose allocation we have seen, to the last byte, so that the driver would not refuse the
-//! copy as a whole and we, having sent a part of it, could not. Everything else goes to the driver as it is, and so does
-//! every copy while a capture is open.
+//! copy as a whole and we, having sent a part of it, could not. Everything else goes to the driver as it is, and so
+//! does every copy while a capture is open.
 //!
 //! # Order
 //!
@@ -29,22 +29,23 @@
 //! driver reads the first 2 MiB at once (measured, tests/conformance/runs), so it returns at once from a small
 //! asynchronous copy behind other work, and we must not return later: such a copy is the driver's
 //! ([`plan::LEAST_BEHIND_WORK`]). A larger one waits for its stream in both. An asynchronous copy from pageable memory
-//! returns when its source has been read, one to pageable memory when it is done; the synchronous ones when they are done.
+//! returns when its source has been read, one to pageable memory when it is done; the synchronous ones when they are
+//! done.
 //!
 //! Candidates for whose stream the chunks go on: always a stream of ours (then every asynchronous copy has to be waited
-//! for to its end, since the program's waiting for its stream does not cover ours); always the program's (then a capture
-//! that another thread begins on a blocking stream, beside a copy on the legacy default stream that is half done, is ended
-//! by the next chunk: error 906 for the copy and 901 for the capture, where the driver's copy was one call); **chosen:** the
-//! program's own, in which all it asks of that stream is right by construction, but for the legacy default stream. There
-//! the work before the copy is waited for, the chunks go on a stream of the ring's that is ordered with no other, and the
-//! call returns when they are done, 40 us at most after the last of them was sent.
+//! for to its end, since the program's waiting for its stream does not cover ours); always the program's (then a
+//! capture that another thread begins on a blocking stream, beside a copy on the legacy default stream that is half
+//! done, is ended by the next chunk: error 906 for the copy and 901 for the capture, where the driver's copy was one
+//! call); **chosen:** the program's own, in which all it asks of that stream is right by construction, but for the
+//! legacy default stream. There the work before the copy is waited for, the chunks go on a stream of the ring's that is
+//! ordered with no other, and the call returns when they are done, 40 us at most after the last of them was sent.
 //!
 //! # Who does what, and how they meet
 //!
-//! Candidates: a thread a chunk (what one thread fills takes as long as one thread needs: 200 us for 2 MiB, in which the
-//! bus stands still at the beginning of every copy); a queue without locks of pieces (its indices have to carry a
-//! generation, and stale takers are hard to shut out when a copy ends); **chosen:** pieces handed out under a lock that is
-//! held for some 20 ns, once in 10 us a thread. Nothing is lock-free here but what the standard library is made of, and
+//! Candidates: a thread a chunk (what one thread fills takes as long as one thread needs: 200 us for 2 MiB, in which
+//! the bus stands still at the beginning of every copy); a queue without locks of pieces (its indices have to carry a
+//! generation, and stale takers are hard to shut out when a copy ends); **chosen:** pieces handed out under a lock that
+//! is held for some 20 ns, once in 10 us a thread. Nothing is lock-free here but a counter that idle helpers watch, and
 //! helpers are a matter of speed alone: the caller does all pieces that nobody else takes.
 //!
 //! Helpers start with the first copy that needs them, one fewer than the processors that the caller may run on and the
@@ -55,15 +56,15 @@
 //!
 //! A page of the program's memory that cannot be had raises SIGSEGV or SIGBUS on the thread that touches it, as in the
 //! driver's own copying. It may be a helper's: a handler that mends the page and returns works as before, the process
-//! dies by default as before; but a handler that jumps out of the copy (siglongjmp), or looks for the faulting thread in
-//! tables of its own, meets a thread it does not know. `AISHIM_COPY=off` is for such programs.
+//! dies by default as before; but a handler that jumps out of the copy (siglongjmp), or looks for the faulting thread
+//! in tables of its own, meets a thread it does not know. `AISHIM_COPY=off` is for such programs.
 //!
 //! # What is shared with nobody
 //!
 //! A ring is taken off its shelf for one copy and put back after it. A copy that finds none takes the driver's way, and
-//! another ring is made in the background up to [`plan::RINGS`] a context. A ring dies with its context: one that is put
-//! back after that finds its shelf gone and is dropped without a driver call. A caller that never comes back (a signal
-//! handler jumped out of it) has lost its ring, and no more.
+//! another ring is made in the background up to [`plan::RINGS`] a context. A ring dies with its context: one that is
+//! put back after that finds its shelf gone and is dropped without a driver call. A caller that never comes back (a
+//! signal handler jumped out of it) has lost its ring, and no more.
 
 mod crew;
 mod from_device;

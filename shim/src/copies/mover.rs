@@ -1,8 +1,8 @@
 //! Moving bytes, with ordinary stores or with such as go past the caches.
 //!
 //! An ordinary store first reads the line it will overwrite; a non-temporal one does not, and leaves nothing in the
-//! caches. So it is the better one for memory that nobody reads soon, and the worse one for a ring that the bus reads at
-//! once. benches/benches/mover.rs measures both, of this file.
+//! caches. So it is the better one for memory that nobody reads soon, and the worse one for a ring that the bus reads
+//! at once. benches/benches/mover.rs measures both, of this file.
 
 use std::arch::x86_64::{__m256i, _mm_sfence, _mm256_loadu_si256, _mm256_stream_si256};
 

@@ -187,7 +187,7 @@ impl Offer {
     /// A chunk's pieces may be taken.
     pub(super) fn open(&self, chunk: usize) {
         self.job.open(chunk);
-        crew::wake((self.route.threads - 1).min(self.route.plan.pieces()));
+        crew::opened((self.route.threads - 1).min(self.route.plan.pieces()));
     }
 
     /// Whether all of an open chunk has been moved.

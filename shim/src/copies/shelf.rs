@@ -136,8 +136,8 @@ fn make_there(context: usize, life: u64) -> Result<Ring, Refusal> {
     made
 }
 
-/// Puts a ring back on its shelf, if that is still there: else its context has ended, and the ring is forgotten without a
-/// driver call. So is one that is spoilt.
+/// Puts a ring back on its shelf, if that is still there: else its context has ended, and the ring is forgotten without
+/// a driver call. So is one that is spoilt.
 pub(super) fn put_back(ring: Ring) {
     if let Some(shelf) = SHELVES.lock().living(ring.context, ring.life).filter(|_| !ring.is_spoilt) {
         shelf.rings.push(ring);

@@ -60,9 +60,13 @@ fn a_pool_size_that_is_no_number_or_too_large() {
 
 #[test]
 fn values_that_other_variables_do_not_take() {
-    for (name, value) in
-        [("AISHIM_PRIORITY", "101"), ("AISHIM_SAMPLE", "no"), ("AISHIM_LOG", "loud"), ("AISHIM", "maybe")]
-    {
+    for (name, value) in [
+        ("AISHIM_COPY", "no"),
+        ("AISHIM_PRIORITY", "101"),
+        ("AISHIM_SAMPLE", "no"),
+        ("AISHIM_LOG", "loud"),
+        ("AISHIM", "maybe"),
+    ] {
         let (sandbox, outcome) = with_variable(name, value);
         assert_one_line(&outcome, &[name, value]);
         assert_eq!(sandbox.segment(outcome.pid).copy.priority(), 20);
@@ -71,7 +75,7 @@ fn values_that_other_variables_do_not_take() {
 
 #[test]
 fn empty_values_count_as_unset() {
-    for name in ["AISHIM", "AISHIM_POOL_MIB", "AISHIM_PRIORITY", "AISHIM_SAMPLE", "AISHIM_LOG"] {
+    for name in ["AISHIM", "AISHIM_COPY", "AISHIM_POOL_MIB", "AISHIM_PRIORITY", "AISHIM_SAMPLE", "AISHIM_LOG"] {
         let (_, outcome) = with_variable(name, "");
         assert_eq!(outcome.stderr, "", "{name}");
     }
