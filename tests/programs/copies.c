@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-enum { MIB = 1 << 20, DEVICE = 34 * MIB, LARGEST = 24 * MIB, STREAMS = 8, GUARD = 64 };
+enum { MIB = 1 << 20, DEVICE = 22 * MIB, LARGEST = 20 * MIB, STREAMS = 8, GUARD = 64 };
 
 /* Large enough for the library to make its page-locked memory for it at once. */
 static void warm_up(void)
@@ -101,6 +101,7 @@ static void one_round(struct Traffic *t)
     size_t bytes = some_size(&t->random), offset = GUARD + next(&t->random) % 4096;
     size_t there = (GUARD + next(&t->random) % 4096) & ~3ull, back = GUARD + next(&t->random) % 4096;
     CUstream stream = t->streams[next(&t->random) % (STREAMS + 2)];
+    size_t around_there = there - GUARD, with_around = (bytes + 2 * GUARD + 3) & ~3ull;
     uint64_t spin_ns = next(&t->random) % 4 == 0 ? next(&t->random) % 2000000 : 0;
     unsigned char around[GUARD];
 
@@ -108,16 +109,16 @@ static void one_round(struct Traffic *t)
     memcpy(t->wanted, t->source + offset, bytes);
     memset(t->arrived + back - GUARD, 0x5a, bytes + 2 * GUARD);
     CHECK(launch_spin(spin_ns, stream));
-    CHECK(cuMemsetD32Async(t->first, 0x11111111, DEVICE / 4, stream));
+    CHECK(cuMemsetD32Async(t->first + around_there, 0x11111111, with_around / 4, stream));
     to_device(next(&t->random) % 4, t->first + there, t->source + offset, bytes, stream);
     memset(t->source + offset, 0x22, bytes);
-    CHECK(cuMemcpyDtoDAsync_v2(t->second, t->first, DEVICE, stream));
-    CHECK(cuMemsetD32Async(t->first, 0x33333333, DEVICE / 4, stream));
+    CHECK(cuMemcpyDtoDAsync_v2(t->second + around_there, t->first + around_there, with_around, stream));
+    CHECK(cuMemsetD32Async(t->first + around_there, 0x33333333, with_around / 4, stream));
     from_device(next(&t->random) % 4, t->arrived + back, t->second + there, bytes, stream);
     CHECK(cuMemsetD32Async(t->second + there, 0x44444444, (bytes + 3) / 4, stream));
     t->wrong += memcmp(t->arrived + back, t->wanted, bytes) != 0;
     t->wrong += beside(t->arrived + back, bytes, 0x5a) != 0;
-    CHECK(cuMemcpyDtoHAsync_v2(around, t->second + there - GUARD, GUARD, stream));
+    CHECK(cuMemcpyDtoHAsync_v2(around, t->second + around_there, GUARD, stream));
     for (int i = 0; i < GUARD; i++)
         t->wrong += around[i] != 0x11;
 }
@@ -184,7 +185,7 @@ static long old_bytes(const unsigned char *memory, size_t bytes, size_t from)
 
 static void host(void)
 {
-    static const size_t SIZES[] = {3 * MIB, 5 * MIB + 1, 9 * MIB, 24 * MIB};
+    static const size_t SIZES[] = {3 * MIB, 5 * MIB + 1, 9 * MIB, LARGEST};
     unsigned char *arrived = malloc(LARGEST);
     CUdeviceptr memory;
     CUstream stream, blocking;
@@ -279,7 +280,7 @@ static void captures(void)
     CHECK(cuStreamCreate(&stream, 1));
     wrong += inside(memory, from, to, bytes, stream);
     pthread_create(&thread, NULL, capture_on, NULL);
-    for (int i = 0; i < 60; i++)
+    for (int i = 0; i < 30; i++)
         wrong += round_trip(memory, from, to, bytes, i % 2 ? stream : (CUstream)(uintptr_t)PER_THREAD, i);
     stop = 1;
     pthread_join(thread, NULL);
@@ -344,7 +345,7 @@ static void contexts(void)
     driver_load();
     CHECK(cuInit(0));
     CHECK(cuDeviceGet(&device, 0));
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < 6; i++) {
         CUcontext own;
         CUdeviceptr memory;
         if (i % 3 == 0) {
