@@ -1,8 +1,8 @@
 /* Copies of pageable memory, of sizes that are staged and of sizes that are not: "bytes SEED ROUNDS THREADS" random
  * ones on many streams, each checked to the last byte and against what was ordered before and after it; "host" sources
- * that a host function fills just before; "captures MODE" inside a capture and while another thread captures, "beside"
- * that begin in the middle of a copy; "contexts" that are destroyed and made anew in between; "refused" and "failing"
- * copies; "registered" memory, which is not pageable. */
+ * that a host function fills just before; "behind" work that is still to be done; "captures MODE" inside a capture and
+ * while another thread captures, "beside" that begin in the middle of a copy; "contexts" that are destroyed and made
+ * anew in between; "refused" and "failing" copies; "registered" memory, which is not pageable. */
 #include "program.h"
 #include <pthread.h>
 #include <stdint.h>
@@ -208,6 +208,42 @@ static void host(void)
         CHECK(cuMemcpyDtoH_v2(arrived, memory, SIZES[i]));
         printf("%zu synchronous: %ld old\n", SIZES[i], old_bytes(arrived, SIZES[i], 0));
     }
+}
+
+/* --- behind --- */
+
+/* What a copy back sees of memory that is still to be filled: on the same stream, or on a blocking one, with which the
+ * default stream is ordered. */
+static int old_behind(CUdeviceptr memory, unsigned char *arrived, CUstream filling, CUstream copying, int value)
+{
+    CHECK(cuMemsetD8_v2(memory, 0, LARGEST));
+    CHECK(cuCtxSynchronize());
+    CHECK(launch_spin(30000000, filling));
+    CHECK(cuMemsetD32Async(memory, 0x01010101 * value, LARGEST / 4, filling));
+    CHECK(cuMemcpyDtoHAsync_v2(arrived, memory, LARGEST, copying));
+    for (size_t i = 0; i < LARGEST; i++)
+        if (arrived[i] != value)
+            return 1;
+    return 0;
+}
+
+static void behind(void)
+{
+    unsigned char *arrived = malloc(LARGEST);
+    CUstream apart, blocking, per_thread = (CUstream)(uintptr_t)PER_THREAD;
+    CUdeviceptr memory;
+    int old = 0;
+
+    warm_up();
+    CHECK(cuMemAlloc_v2(&memory, LARGEST));
+    CHECK(cuStreamCreate(&apart, 1));
+    CHECK(cuStreamCreate(&blocking, 0));
+    old += old_behind(memory, arrived, apart, apart, 1);
+    old += old_behind(memory, arrived, NULL, NULL, 2);
+    old += old_behind(memory, arrived, blocking, (CUstream)(uintptr_t)LEGACY, 3);
+    old += old_behind(memory, arrived, (CUstream)(uintptr_t)LEGACY, blocking, 4);
+    old += old_behind(memory, arrived, per_thread, per_thread, 5);
+    printf("%d old\n", old);
 }
 
 /* --- captures --- */
@@ -447,6 +483,8 @@ int main(int argc, char **argv)
         bytes(strtoull(argv[2], NULL, 10), atoi(argv[3]), atoi(argv[4]));
     } else if (strcmp(kind, "host") == 0) {
         host();
+    } else if (strcmp(kind, "behind") == 0) {
+        behind();
     } else if (strcmp(kind, "captures") == 0) {
         mode = atoi(argv[2]);
         captures();

@@ -104,6 +104,15 @@ fn from_a_source_that_a_host_function_fills_just_before() {
 }
 
 #[test]
+fn back_from_memory_that_is_filled_just_before() {
+    for via in [Via::Link, Via::Proc(2)] {
+        let (outcome, segment) = compared(&Program::new("copies").via(via).build(), &["behind"]);
+        assert_eq!(outcome.stdout, "0 old\n");
+        assert_staged(&segment, 1 + 5);
+    }
+}
+
+#[test]
 fn in_captures_and_beside_captures_of_others() {
     for mode in ["0", "1", "2"] {
         let (outcome, segment) = compared(&copies(), &["captures", mode]);
