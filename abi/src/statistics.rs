@@ -82,6 +82,9 @@ statistics! {
     SharedShardLaunches "shared_shard_launches" Counter "Launches counted with locked additions because more threads launch than there are shards.";
     Panics "panics" Counter "Panics caught inside the shim, each of which ends its interference.";
     PassThrough "pass_through" Gauge "0 while the shim works; else the reason why it only forwards (see layout::PassThrough).";
+    StagedCopies "staged_copies" Counter "Copies between pageable memory and the device that went through page-locked memory of the library's.";
+    StagedBytes "staged_bytes" Counter "Bytes of those copies.";
+    StagedPassedOn "staged_copies_passed_on" Counter "Copies left to the driver because no page-locked memory was free for them.";
 }
 
 impl Statistic {

@@ -43,6 +43,12 @@ pub const ALL: &[Variable] = &[
         text: "Turns all of the library off: every call goes straight to the driver.",
     },
     Variable {
+        name: "AISHIM_COPY",
+        values: SWITCH,
+        default: "on",
+        text: "Turns the staging of pageable copies off: the driver copies by itself.",
+    },
+    Variable {
         name: "AISHIM_DIR",
         values: Values::Path,
         default: "/run/aishim where it may be written, else /dev/shm/aishim-UID",

@@ -3,7 +3,7 @@
 #
 #   benches/gpu/all.sh [--out FOLDER] [--lib PATH] [--aictl PATH] [CHECK...]
 #
-# It needs a GPU, PyTorch, nvcc and dist/, and takes about 8 minutes on one H200. A check that fails does not stop the
+# It needs a GPU, PyTorch, nvcc and dist/, and takes about 10 minutes on one H200. A check that fails does not stop the
 # others; the exit code is 1 when any failed. Raw results and logs go to FOLDER (default: benches/runs/DATE-MACHINE).
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -21,7 +21,7 @@ while (($#)); do
     esac
 done
 # What takes little comes first: a broken build shows itself within the first half minute.
-((${#checks[@]})) || checks=(static_cudart fidelity host_memory slab_stall loader processes launch_counts bits overhead gpu_time)
+((${#checks[@]})) || checks=(static_cudart fidelity host_memory slab_stall loader processes launch_counts copies copies_torch bits overhead gpu_time)
 mkdir -p "$out"
 
 # The defaults, made smaller where that saves minutes and costs little.
@@ -31,6 +31,8 @@ arguments_of() {
     overhead) echo --pairs 5 ;;
     gpu_time) echo --works train bert_graph ;;
     host_memory) echo --pairs 1 ;;
+    copies) echo --quick ;;
+    copies_torch) echo --pairs 1 ;;
     esac
 }
 

@@ -10,29 +10,13 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "spin.h"
+
 enum { MOST_REPEATS = 1000, FEWEST_REPEATS = 7, WARM_UP_PAIRS = 3, LOOP_PAIRS = 1000, BUSY_REPEATS = 5 };
 
 static const uint64_t TIME_PER_SIZE_NS = 400u * 1000 * 1000;
 static const uint64_t BUSY_NS = 100u * 1000 * 1000;
 static const size_t SIZES_BYTES[] = {4u << 10, 64u << 10, 1u << 20, 4u << 20, 16u << 20, 64u << 20};
-
-static const char SPIN_MODULE[] =
-    ".version 7.0\n"
-    ".target sm_70\n"
-    ".address_size 64\n"
-    ".visible .entry spin(.param .u64 duration_ns)\n"
-    "{\n"
-    "    .reg .pred %again;\n"
-    "    .reg .b64 %begin, %now, %span, %duration;\n"
-    "    ld.param.u64 %duration, [duration_ns];\n"
-    "    mov.u64 %begin, %globaltimer;\n"
-    "loop:\n"
-    "    mov.u64 %now, %globaltimer;\n"
-    "    sub.u64 %span, %now, %begin;\n"
-    "    setp.lt.u64 %again, %span, %duration;\n"
-    "    @%again bra loop;\n"
-    "    ret;\n"
-    "}\n";
 
 /* The driver's entry points, their types as in cuda.h with handles as void pointers. */
 static int (*init)(unsigned);

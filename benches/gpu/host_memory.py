@@ -30,7 +30,7 @@ def main():
         runs.finish("host_memory", args, False, str(error).splitlines()[0], {"error": str(error)})
 
     rows = [
-        row(size_name(size["bytes"]), *(of_size(side, index) for side in (native, shimmed)))
+        row(runs.size_name(size["bytes"]), *(of_size(side, index) for side in (native, shimmed)))
         for index, size in enumerate(native[0]["sizes"])
     ]
     busy_ms = native[0]["busy"]["kernel_ns"] / 1e6
@@ -80,10 +80,6 @@ def row(name, native, shimmed):
 
 def median_us(side, key):
     return f"{statistics.median(run[key] for run in side) / 1e3:.2f}"
-
-
-def size_name(size_bytes):
-    return f"{size_bytes >> 20} MiB" if size_bytes >= 1 << 20 else f"{size_bytes >> 10} KiB"
 
 
 if __name__ == "__main__":

@@ -102,8 +102,13 @@ class Finished:
 
 def run(command, env, timeout_s=240):
     """Runs a program to its end. Raises RunFailed, with the end of its stderr, when it does not exit with 0."""
+    return finished(start(command, env), timeout_s)
+
+
+def finished(process, timeout_s=240):
+    """Waits for a program that `start` has started; as `run`."""
     began = time.monotonic()
-    process = start(command, env)
+    command = process.args
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -178,6 +183,14 @@ def infer_command(device, *arguments):
 def last_json(text):
     """The object on the last line of a program's output."""
     return json.loads(text.strip().splitlines()[-1])
+
+
+def size_name(size_bytes):
+    """A size as people say it."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB")):
+        if size_bytes >= unit:
+            return f"{size_bytes // unit} {name}"
+    return f"{size_bytes >> 10} KiB"
 
 
 def print_table(headers, rows):

@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) pool: PoolSettings,
     /// Priority, 0 to 100.
     pub(crate) priority: u32,
+    /// Whether copies of pageable memory are staged.
+    pub(crate) copying: bool,
     /// Whether GPU time is sampled.
     pub(crate) sampling: bool,
     /// `AISHIM_DIR`.
@@ -80,6 +82,7 @@ impl Config {
         Self {
             pool: PoolSettings::from_environment(),
             priority: number(c"AISHIM_PRIORITY").unwrap_or(DEFAULT_PRIORITY) as u32,
+            copying: raw(c"AISHIM_COPY").is_none_or(|v| v != b"off"),
             sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
             directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),
             trace: raw(c"AISHIM_TRACE").filter(|v| !v.is_empty()).map(|v| PathBuf::from(OsStr::from_bytes(v))),

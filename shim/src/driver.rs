@@ -226,12 +226,18 @@ own_calls! {
     event_create c"cuEventCreate" (event: *mut sys::CUevent, flags: c_uint);
     /// cuEventRecord.
     event_record c"cuEventRecord" (event: sys::CUevent, stream: sys::CUstream);
+    /// cuEventSynchronize.
+    event_synchronize c"cuEventSynchronize" (event: sys::CUevent);
     /// cuEventQuery.
     event_query c"cuEventQuery" (event: sys::CUevent);
     /// cuEventElapsedTime, in milliseconds.
     event_elapsed c"cuEventElapsedTime" (milliseconds: *mut f32, start: sys::CUevent, end: sys::CUevent);
     /// cuEventDestroy.
     event_destroy c"cuEventDestroy_v2" (event: sys::CUevent);
+    /// cuStreamCreate.
+    stream_create c"cuStreamCreate" (stream: *mut sys::CUstream, flags: c_uint);
+    /// cuStreamDestroy.
+    stream_destroy c"cuStreamDestroy_v2" (stream: sys::CUstream);
     /// cuStreamQuery.
     stream_query c"cuStreamQuery" (stream: sys::CUstream);
     /// cuStreamBatchMemOp.
@@ -244,6 +250,12 @@ own_calls! {
     exchange_capture_mode c"cuThreadExchangeStreamCaptureMode" (mode: *mut c_uint);
     /// cuMemHostAlloc.
     host_alloc c"cuMemHostAlloc" (memory: *mut *mut c_void, bytes: usize, flags: c_uint);
+    /// cuMemcpyHtoDAsync.
+    copy_to_device c"cuMemcpyHtoDAsync_v2" (to: sys::CUdeviceptr, from: *const c_void, bytes: usize, stream: sys::CUstream);
+    /// cuMemcpyDtoHAsync.
+    copy_from_device c"cuMemcpyDtoHAsync_v2" (to: *mut c_void, from: sys::CUdeviceptr, bytes: usize, stream: sys::CUstream);
+    /// cuCtxGetFlags.
+    context_flags c"cuCtxGetFlags" (flags: *mut c_uint);
     /// cuMemFreeHost.
     host_free c"cuMemFreeHost" (memory: *mut c_void);
     /// cuMemHostUnregister.

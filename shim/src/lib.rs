@@ -11,6 +11,7 @@
 //! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
+//! | `copies/` | copies between pageable memory and the device, staged through page-locked memory by several threads |
 //! | `pinned`, `gpu_fence`, `placement` | the pool of pinned memory in this process, when the GPU is done with a block, on which node slabs lie |
 //! | `block_notes` | what a program has asked or set about single blocks |
 //! | `ranges` | whose an address is |
@@ -22,6 +23,7 @@
 mod block_notes;
 mod clock;
 mod config;
+mod copies;
 mod cuda;
 mod direct;
 mod dlsym;

@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::config::Config;
+use crate::copies;
 use crate::driver;
 use crate::log;
 use crate::mode;
@@ -18,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
 };
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Where the segment is, once it has been published.
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -91,6 +92,7 @@ fn activate() {
     if let Some(file) = &config.trace {
         trace::begin(file);
     }
+    copies::configure(config.copying);
     // SAFETY: a function that stays where it is: the library is linked with -z nodelete.
     unsafe { libc::atexit(exiting) };
     mode::clear(mode::INACTIVE);
@@ -177,6 +179,7 @@ extern "C" fn forked() {
     }
     mode::set(mode::PASS_THROUGH);
     thread::forget();
+    copies::disown();
     pinned::disown();
     segment::disown();
 }
@@ -189,6 +192,7 @@ extern "C" fn exiting() {
     segment::ended(clock::unix_ns());
     pinned::process_ends();
     trace::end();
+    copies::process_ends();
 }
 
 /// Starts a thread of ours: all signals blocked but the faults, so that the program's handlers run on its own threads.
@@ -208,6 +212,58 @@ pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
     // SAFETY: the set that was in force before.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     started.is_ok()
+}
+
+/// Work in the background that calls the driver: one piece of it at a time, whose end a process that exits waits for.
+pub(crate) struct Errand {
+    is_under_way: AtomicBool,
+}
+
+impl Errand {
+    pub(crate) const fn new() -> Self {
+        Self { is_under_way: AtomicBool::new(false) }
+    }
+
+    /// Starts `work` on a thread of ours, unless there is some under way or no thread to be had.
+    pub(crate) fn start(&'static self, name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+        // Pairs with the release in `Over`: what the last one did is seen by the next.
+        if self.is_under_way.swap(true, AcqRel) {
+            return false;
+        }
+        let started = spawn(name, move || {
+            // Also after a panic: who ends the process waits for it.
+            let _over = Over(self);
+            work();
+        });
+        if !started {
+            drop(Over(self));
+        }
+        started
+    }
+
+    /// Waits until none is under way. Bounded, since nothing of ours may keep a process from ending.
+    pub(crate) fn wait(&self) {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let begun = Instant::now();
+        // Pairs with the release in `Over`.
+        while self.is_under_way.load(Acquire) && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// In a forked child, which has no such thread.
+    pub(crate) fn forget(&self) {
+        self.is_under_way.store(false, Relaxed);
+    }
+}
+
+/// Says that an errand is done.
+struct Over(&'static Errand);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.is_under_way.store(false, Release);
+    }
 }
 
 /// Whether other processes under aishim live beside this one; looked up at most once a second.

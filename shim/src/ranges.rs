@@ -134,6 +134,24 @@ pub(crate) fn place_of(at: usize) -> Option<Place> {
     (at - start < range.bytes.max(1)).then(|| range.kind.place())
 }
 
+/// Whether all of these bytes lie in device memory that we know; it may be mapped piece by piece.
+pub(crate) fn is_device_memory(start: usize, bytes: usize) -> bool {
+    let ranges = RANGES.read();
+    let mut at = start;
+    let Some(end) = start.checked_add(bytes) else {
+        return false;
+    };
+    while at < end {
+        let found = ranges.range(..=at).next_back();
+        let in_device = found.filter(|(_, range)| matches!(range.kind, Kind::Device | Kind::Mapped));
+        match in_device.and_then(|(start, range)| start.checked_add(range.bytes)) {
+            Some(range_end) if range_end > at => at = range_end,
+            _ => return false,
+        }
+    }
+    true
+}
+
 impl Place {
     /// The place of an address that is host memory for certain.
     pub(crate) fn of_host(at: usize) -> Self {

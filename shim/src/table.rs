@@ -41,13 +41,13 @@ macro_rules! with_hooks {
 
             // --- copies -----------------------------------------------------------------------------------------
             Copy cuMemcpy, cuMemcpy_ptds: fn(dst: CUdeviceptr, src: CUdeviceptr, ByteCount: usize) => work::copy_any(null_mut(), dst, src, ByteCount, true);
-            Copy cuMemcpyHtoD_v2, cuMemcpyHtoD_v2_ptds: fn(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize) => work::copy_h2d(null_mut(), srcHost, ByteCount);
-            Copy cuMemcpyDtoH_v2, cuMemcpyDtoH_v2_ptds: fn(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize) => work::copy_d2h(null_mut(), dstHost, ByteCount, true);
+            Copy cuMemcpyHtoD_v2, cuMemcpyHtoD_v2_ptds: fn(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize) => work::copy_h2d(null_mut(), dstDevice, srcHost, ByteCount, true);
+            Copy cuMemcpyDtoH_v2, cuMemcpyDtoH_v2_ptds: fn(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize) => work::copy_d2h(null_mut(), dstHost, srcDevice, ByteCount, true);
             Copy cuMemcpyDtoD_v2, cuMemcpyDtoD_v2_ptds: fn(dstDevice: CUdeviceptr, srcDevice: CUdeviceptr, ByteCount: usize) => work::copy_d2d(null_mut(), ByteCount);
             Copy cuMemcpyPeer, cuMemcpyPeer_ptds: fn(dstDevice: CUdeviceptr, dstContext: CUcontext, srcDevice: CUdeviceptr, srcContext: CUcontext, ByteCount: usize) => work::copy_peer(null_mut(), ByteCount);
             Copy cuMemcpyAsync, cuMemcpyAsync_ptsz: fn(dst: CUdeviceptr, src: CUdeviceptr, ByteCount: usize, hStream: CUstream) => work::copy_any(hStream, dst, src, ByteCount, false);
-            Copy cuMemcpyHtoDAsync_v2, cuMemcpyHtoDAsync_v2_ptsz: fn(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize, hStream: CUstream) => work::copy_h2d(hStream, srcHost, ByteCount);
-            Copy cuMemcpyDtoHAsync_v2, cuMemcpyDtoHAsync_v2_ptsz: fn(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize, hStream: CUstream) => work::copy_d2h(hStream, dstHost, ByteCount, false);
+            Copy cuMemcpyHtoDAsync_v2, cuMemcpyHtoDAsync_v2_ptsz: fn(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize, hStream: CUstream) => work::copy_h2d(hStream, dstDevice, srcHost, ByteCount, false);
+            Copy cuMemcpyDtoHAsync_v2, cuMemcpyDtoHAsync_v2_ptsz: fn(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize, hStream: CUstream) => work::copy_d2h(hStream, dstHost, srcDevice, ByteCount, false);
             Copy cuMemcpyDtoDAsync_v2, cuMemcpyDtoDAsync_v2_ptsz: fn(dstDevice: CUdeviceptr, srcDevice: CUdeviceptr, ByteCount: usize, hStream: CUstream) => work::copy_d2d(hStream, ByteCount);
             Copy cuMemcpyPeerAsync, cuMemcpyPeerAsync_ptsz: fn(dstDevice: CUdeviceptr, dstContext: CUcontext, srcDevice: CUdeviceptr, srcContext: CUcontext, ByteCount: usize, hStream: CUstream) => work::copy_peer(hStream, ByteCount);
             Copy cuMemcpy2D_v2, cuMemcpy2D_v2_ptds: fn(pCopy: *const CUDA_MEMCPY2D) => work::copy_2d(null_mut(), pCopy, true);

@@ -361,6 +361,57 @@ CASE(copy_read_early_of_64k, 64 << 10) { return bytes_read_early(64 << 10); }
 NOTED(copy_read_early_of_1m, MIB, "how much a driver stages at once is its own") { return bytes_read_early(MIB); }
 NOTED(copy_read_early_of_4m, 2 * MIB, "how much a driver stages at once is its own") { return bytes_read_early(4 * MIB); }
 NOTED(copy_read_early_of_64m, 2 * MIB, "how much a driver stages at once is its own") { return bytes_read_early(64 * MIB); }
+/* Whether the synchronous form returns with the copy done, or with its source read and the rest under way. */
+NOTED(copy_sync_pageable_to_device_is_done, 0, "only reading the source is promised") {
+    void *from = calloc(64 * MIB, 1);
+    Address a = device(64 * MIB);
+    d.cuCtxSynchronize();
+    d.cuMemcpyHtoD_v2(a, from, 64 * MIB);
+    Result r = d.cuStreamQuery(NULL);
+    d.cuCtxSynchronize();
+    d.cuMemFree_v2(a), free(from);
+    return r;
+}
+/* A large copy of which one page in the middle of the host's side cannot be had, or ends with its file. */
+enum Fault { PROTECTED_SOURCE, PROTECTED_TARGET, TRUNCATED_SOURCE };
+static long long copy_with_fault(enum Fault fault) {
+    enum { BYTES = 32 * MIB };
+    FILE *file = tmpfile();
+    if (!file || ftruncate(fileno(file), BYTES)) return ABSENT;
+    char *host = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, fileno(file), 0);
+    Address a = device(BYTES);
+    if (fault == PROTECTED_SOURCE) mprotect(host + BYTES / 2, 4096, PROT_NONE);
+    if (fault == PROTECTED_TARGET) mprotect(host + BYTES / 2, 4096, PROT_READ);
+    if (fault == TRUNCATED_SOURCE && ftruncate(fileno(file), BYTES / 2)) return ABSENT;
+    return fault == PROTECTED_TARGET ? d.cuMemcpyDtoH_v2(host, a, BYTES) : d.cuMemcpyHtoD_v2(a, host, BYTES);
+}
+#define FAULT_NOTE "a driver may answer with an error where another takes the signal; not yet asked of a real one"
+ALONE_NOTED(copy_from_protected_page, 100011, FAULT_NOTE) { return copy_with_fault(PROTECTED_SOURCE); }
+ALONE_NOTED(copy_to_protected_page, 100011, FAULT_NOTE) { return copy_with_fault(PROTECTED_TARGET); }
+ALONE_NOTED(copy_from_truncated_file, 100007, FAULT_NOTE) { return copy_with_fault(TRUNCATED_SOURCE); }
+/* A capture on a blocking stream that begins while another thread is in a long copy on the default stream, with which
+ * such a stream is ordered: the copy's result and the capture's. */
+static long long capture_in_a_moment(void *unused) {
+    (void)unused;
+    Handle s = stream_of(0);
+    usleep(1500);
+    Result begun = d.cuStreamBeginCapture_v2(s, 0);
+    usleep(3000);
+    Result ended = begun ? begun : end_capture(s);
+    d.cuStreamDestroy_v2(s);
+    return ended;
+}
+NOTED(copy_before_a_capture_beside_it, 0, "not yet asked of a real driver") {
+    void *from = calloc(64 * MIB, 1);
+    Address a = device(64 * MIB);
+    struct Thread thread = {capture_in_a_moment, NULL, 0};
+    pthread_t id;
+    pthread_create(&id, NULL, thread_main, &thread);
+    Result r = d.cuMemcpyHtoD_v2(a, from, 64 * MIB);
+    pthread_join(id, NULL);
+    d.cuMemFree_v2(a), free(from);
+    return both(r, thread.result);
+}
 CASE(copy_within_device_does_not_wait, 1) {
     Address a = device(64), b = device(64);
     launch_spin(NULL, 3 * SPIN_NS);

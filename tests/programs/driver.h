@@ -133,6 +133,8 @@ enum { PORTABLE = 1, DEVICEMAP = 2, WRITECOMBINED = 4 };
     X(cuMemHostGetFlags, "cuMemHostGetFlags", 2030, (unsigned *, void *)) \
     X(cuMemHostRegister_v2, "cuMemHostRegister", 6050, (void *, size_t, unsigned)) \
     X(cuMemHostUnregister, "cuMemHostUnregister", 4000, (void *)) \
+    X(cuMemcpy, "cuMemcpy", 4000, (CUdeviceptr, CUdeviceptr, size_t)) \
+    X(cuMemcpyAsync, "cuMemcpyAsync", 4000, (CUdeviceptr, CUdeviceptr, size_t, CUstream)) \
     X(cuMemcpyHtoD_v2, "cuMemcpyHtoD", 3020, (CUdeviceptr, const void *, size_t)) \
     X(cuMemcpyDtoH_v2, "cuMemcpyDtoH", 3020, (void *, CUdeviceptr, size_t)) \
     X(cuMemcpyHtoDAsync_v2, "cuMemcpyHtoDAsync", 3020, (CUdeviceptr, const void *, size_t, CUstream)) \

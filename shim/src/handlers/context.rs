@@ -1,6 +1,7 @@
 //! Contexts: the first one brings the shim to life; with each that ends, what belonged to it is forgotten.
 
 use crate::clock;
+use crate::copies;
 use crate::cuda::{Status, address, sys};
 use crate::driver;
 use crate::fence::fenced;
@@ -152,6 +153,7 @@ fn ending(hook: Hook, call: impl FnOnce() -> Status, ended: impl FnOnce(Status) 
     fenced(|| {
         pinned::context_may_end();
         capture::keep_out();
+        copies::context_may_end();
     });
     let status = forward(hook, call);
     fenced(|| {
@@ -175,5 +177,6 @@ fn forget(context: usize) {
     streams::forget_context(context);
     sampling::forget_context(context);
     pinned::forget_context(context);
+    copies::forget_context(context);
     ranges::remove_context(context);
 }

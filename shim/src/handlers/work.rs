@@ -1,7 +1,8 @@
 //! Work other than launches: memsets and copies are counted by bytes and begin requests; whatever has no room of its
-//! own is counted and forwarded.
+//! own is counted and forwarded. Large copies of pageable memory are carried out by [`copies`].
 
 use crate::clock;
+use crate::copies::{self, Direction, Transfer};
 use crate::cuda::{Status, address, sys};
 use crate::fence::fenced;
 use crate::handlers::streams;
@@ -76,6 +77,26 @@ pub(crate) unsafe fn memset(
     })
 }
 
+/// A copy that is ours where it can be staged, and the driver's where not. To the program, and in every count, it is one
+/// copy in either case.
+fn copy_linear(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    waits: bool,
+    transfer: Transfer,
+    account: impl FnOnce(),
+) -> Status {
+    let call = || {
+        let is_candidate = copies::is_candidate(transfer.bytes);
+        match is_candidate.then(|| fenced(|| copies::carry(hook, stream, transfer))).flatten() {
+            Some(status) => status,
+            None => call(),
+        }
+    };
+    copy(hook, call, stream, waits, account)
+}
+
 fn copy(
     hook: Hook,
     call: impl FnOnce() -> Status,
@@ -96,11 +117,15 @@ pub(crate) unsafe fn copy_h2d(
     hook: Hook,
     call: impl FnOnce() -> Status,
     stream: sys::CUstream,
+    destination: sys::CUdeviceptr,
     source: *const std::ffi::c_void,
     bytes: usize,
+    synchronous: bool,
 ) -> Status {
-    copy(hook, call, stream, false, || {
-        count_copy(Place::of_host(address(source)), Place::Device, bytes);
+    let (device, host) = (destination as usize, address(source));
+    let transfer = Transfer { direction: Direction::ToDevice, host, device, bytes, synchronous };
+    copy_linear(hook, call, stream, false, transfer, || {
+        count_copy(Place::of_host(host), Place::Device, bytes);
     })
 }
 
@@ -110,11 +135,14 @@ pub(crate) unsafe fn copy_d2h(
     call: impl FnOnce() -> Status,
     stream: sys::CUstream,
     destination: *mut std::ffi::c_void,
+    source: sys::CUdeviceptr,
     bytes: usize,
-    waits: bool,
+    synchronous: bool,
 ) -> Status {
-    copy(hook, call, stream, waits, || {
-        count_copy(Place::Device, Place::of_host(address(destination)), bytes);
+    let (host, device) = (address(destination), source as usize);
+    let transfer = Transfer { direction: Direction::FromDevice, host, device, bytes, synchronous };
+    copy_linear(hook, call, stream, synchronous, transfer, || {
+        count_copy(Place::Device, Place::of_host(host), bytes);
     })
 }
 
@@ -153,10 +181,15 @@ pub(crate) unsafe fn copy_any(
     synchronous: bool,
 ) -> Status {
     let (from, to) = (source as usize, destination as usize);
-    let waits = synchronous && Place::of(to) != Place::Device;
-    copy(hook, call, stream, waits, || {
-        count_copy(Place::of(from), Place::of(to), bytes);
-    })
+    let (from_place, to_place) = (Place::of(from), Place::of(to));
+    let waits = synchronous && to_place != Place::Device;
+    let account = || count_copy(from_place, to_place, bytes);
+    let (direction, host, device) = match (from_place, to_place) {
+        (Place::Pageable, Place::Device) => (Direction::ToDevice, from, to),
+        (Place::Device, Place::Pageable) => (Direction::FromDevice, to, from),
+        _ => return copy(hook, call, stream, waits, account),
+    };
+    copy_linear(hook, call, stream, waits, Transfer { direction, host, device, bytes, synchronous }, account)
 }
 
 /// A rectangle.

@@ -6,6 +6,7 @@
 mod aictl;
 mod allocators;
 mod captures;
+mod copies;
 mod cudart;
 mod descriptors;
 mod direct_use;

@@ -78,9 +78,13 @@ fn pool_settings_that_cannot_be() {
 
 #[test]
 fn values_that_other_variables_do_not_take() {
-    for (name, value) in
-        [("AISHIM_PRIORITY", "101"), ("AISHIM_SAMPLE", "no"), ("AISHIM_LOG", "loud"), ("AISHIM", "maybe")]
-    {
+    for (name, value) in [
+        ("AISHIM_COPY", "no"),
+        ("AISHIM_PRIORITY", "101"),
+        ("AISHIM_SAMPLE", "no"),
+        ("AISHIM_LOG", "loud"),
+        ("AISHIM", "maybe"),
+    ] {
         let (sandbox, outcome) = with_variable(name, value);
         assert_one_line(&outcome, &[name, value]);
         assert_eq!(sandbox.segment(outcome.pid).copy.priority(), 20);
@@ -91,6 +95,7 @@ fn values_that_other_variables_do_not_take() {
 fn empty_values_count_as_unset() {
     for name in [
         "AISHIM",
+        "AISHIM_COPY",
         "AISHIM_POOL",
         "AISHIM_POOL_IDLE_S",
         "AISHIM_POOL_MAX_MIB",
