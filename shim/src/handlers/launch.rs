@@ -17,6 +17,7 @@ use crate::thread::{self, Thread};
 
 /// cuLaunchKernel, cuLaunchCooperativeKernel.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "what is known of a launch, in registers")]
 pub(crate) unsafe fn kernel(
     hook: Hook,
     call: impl FnOnce() -> Status,
