@@ -37,10 +37,11 @@ struct Common {
 #[derive(Debug)]
 struct Meter {
     hits: AtomicU64,
+    /// Frees of epochs that are safe.
     frees: AtomicU64,
     /// Blocks held, times 2^40, plus bytes requested: what this shard allocated less what it freed, not yet reported.
     level: AtomicI64,
-    /// Blocks freed in an epoch that is not safe yet, by epoch.
+    /// Frees in an epoch that is not safe yet, times 2^40, plus the blocks freed, by epoch.
     freed_in: [AtomicU64; EPOCHS],
 }
 
@@ -91,14 +92,13 @@ impl Ledger {
     #[inline]
     pub(crate) fn note_free(&self, shard: usize, blocks: u32, requested_bytes: usize, epoch: u64) -> Option<u64> {
         let meter = self.meters.get(shard)?;
-        meter.frees.fetch_add(1, Ordering::Relaxed);
         let amount = pack(blocks, requested_bytes);
         let drift = meter.level.fetch_sub(amount, Ordering::Relaxed) - amount;
         if drift >> BLOCKS_SHIFT < -(self.quantum_blocks as i64) {
             self.report_level(meter, drift);
         }
         let freed_in = meter.freed_in.get(epoch as usize % EPOCHS)?;
-        let before = freed_in.fetch_add(u64::from(blocks), Ordering::Relaxed);
+        let before = blocks_of(freed_in.fetch_add(1 << BLOCKS_SHIFT | u64::from(blocks), Ordering::Relaxed));
         let whole = |freed: u64| freed & !(self.quantum_blocks - 1);
         let step = whole(before + u64::from(blocks)) - whole(before);
         (step != 0).then(|| self.common.freed_since_mark.fetch_add(step, Ordering::Relaxed) + step)
@@ -120,8 +120,9 @@ impl Ledger {
             self.common.freed_since_mark.store(0, Ordering::Relaxed);
         }
         for epoch in (turn.safe_before + 1..=turn.safe_now).rev().take(EPOCHS - 1) {
-            for freed in self.freed_in(epoch) {
-                freed.store(0, Ordering::Relaxed);
+            for (meter, freed) in self.freed_in(epoch) {
+                let gone = freed.swap(0, Ordering::Relaxed);
+                meter.frees.fetch_add(gone >> BLOCKS_SHIFT, Ordering::Relaxed);
             }
         }
     }
@@ -133,13 +134,13 @@ impl Ledger {
 
     /// How many frees there have been.
     pub(crate) fn frees(&self) -> u64 {
-        self.meters.iter().map(|meter| meter.frees.load(Ordering::Relaxed)).sum()
+        self.meters.iter().map(|meter| meter.frees()).sum()
     }
 
     /// Freed, and not known to be done with by the GPU.
     pub(crate) fn quarantined_blocks(&self) -> u64 {
         let all = self.meters.iter().flat_map(|meter| &meter.freed_in);
-        all.map(|freed| freed.load(Ordering::Relaxed)).sum()
+        all.map(|freed| blocks_of(freed.load(Ordering::Relaxed))).sum()
     }
 
     /// The sums over all shards.
@@ -149,7 +150,7 @@ impl Ledger {
         for meter in &self.meters {
             level = level.wrapping_add(meter.level.load(Ordering::Relaxed));
             totals.hits += meter.hits.load(Ordering::Relaxed);
-            totals.frees += meter.frees.load(Ordering::Relaxed);
+            totals.frees += meter.frees();
         }
         // Negative only for a moment, while a shard reports.
         let level = level.max(0) as u64;
@@ -167,8 +168,8 @@ impl Ledger {
         }))
     }
 
-    fn freed_in(&self, epoch: u64) -> impl Iterator<Item = &AtomicU64> {
-        self.meters.iter().filter_map(move |meter| meter.freed_in.get(epoch as usize % EPOCHS))
+    fn freed_in(&self, epoch: u64) -> impl Iterator<Item = (&Meter, &AtomicU64)> {
+        self.meters.iter().filter_map(move |meter| Some((&**meter, meter.freed_in.get(epoch as usize % EPOCHS)?)))
     }
 
     #[cold]
@@ -189,6 +190,15 @@ impl Meter {
             freed_in: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
+
+    fn frees(&self) -> u64 {
+        let in_epochs = self.freed_in.iter().map(|freed| freed.load(Ordering::Relaxed) >> BLOCKS_SHIFT);
+        self.frees.load(Ordering::Relaxed) + in_epochs.sum::<u64>()
+    }
+}
+
+fn blocks_of(freed: u64) -> u64 {
+    freed & ((1 << BLOCKS_SHIFT) - 1)
 }
 
 fn pack(blocks: u32, requested_bytes: usize) -> i64 {

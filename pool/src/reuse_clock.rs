@@ -6,7 +6,7 @@
 //! passed, epoch `e` and all before it are safe. Marks cost calls to the driver, so they are made for many frees at
 //! once, and no more than two are in flight.
 //!
-//! The proof needs one pair of barriers. The freeing thread: submit work; SeqCst fence; read the open epoch. The
+//! The proof needs one pair of barriers. The freeing thread: submit work; full barrier; read the open epoch. The
 //! marking thread: close the epoch; SeqCst fence; mark. Either the mark sees the work, or the free reads the new
 //! epoch, which this mark does not make safe.
 
@@ -14,7 +14,7 @@ use crate::{
     claim::Claim,
     fence::{Mark, WorkFence},
     patient_lock::PatientLock,
-    sync::{AtomicU64, Ordering, fence},
+    sync::{AtomicU64, Ordering, barrier_after_rmw, fence},
 };
 
 /// The epochs, and the marks in flight.
@@ -61,11 +61,11 @@ impl ReuseClock {
         }
     }
 
-    /// The epoch of a free that happens now.
+    /// The epoch of a free that happens now; right behind the read-modify-write by which the block was retired.
     #[inline]
     pub(crate) fn stamp(&self) -> u64 {
         // Pairs with the fence in `mark`.
-        fence(Ordering::SeqCst);
+        barrier_after_rmw();
         self.open.load(Ordering::Relaxed)
     }
 

@@ -26,3 +26,14 @@ pub(crate) fn pause(attempt: u32, spins: u32) {
 pub(crate) fn pause(_attempt: u32, _spins: u32) {
     loom::thread::yield_now();
 }
+
+/// A full barrier behind an atomic read-modify-write of the calling thread's. On x86-64 that was one already: "locked
+/// instructions" are ordered with all loads and stores before and after them (Intel SDM vol. 3, 9.2.3.8 and 9.2.3.9);
+/// only the compiler has to be told. Elsewhere, and under loom, it is a fence.
+#[inline]
+pub(crate) fn barrier_after_rmw() {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(any(not(target_arch = "x86_64"), loom))]
+    fence(Ordering::SeqCst);
+}

@@ -9,6 +9,7 @@ mod keeper;
 mod shown;
 
 use crate::block_notes;
+use crate::clock;
 use crate::config::PoolSettings;
 use crate::cuda::{Status, host_alloc};
 use crate::driver;
@@ -94,10 +95,7 @@ pub(crate) fn block_of(at: usize) -> Option<BlockInfo> {
 /// Serves a request from the pool, if it can; else counts why not.
 pub(crate) fn alloc(bytes: usize, flags: u32) -> Option<NonNull<u8>> {
     match try_alloc(bytes, flags) {
-        Ok(block) => {
-            segment::add_with_peak(Statistic::PinnedBytes, Statistic::PinnedPeakBytes, bytes as u64);
-            Some(block)
-        }
+        Ok(block) => Some(block),
         Err(reason) => {
             segment::add(reason, 1);
             None
@@ -128,7 +126,7 @@ fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
     if home.pool.wants_growth() {
         keeper::call();
     }
-    publish(&home.pool);
+    publish_now_and_then(&home.pool, bytes);
     outcome.map_err(|miss| match miss {
         Miss::TooLarge => Statistic::PoolMissTooLarge,
         Miss::WaitingForGpu => Statistic::PoolMissWaiting,
@@ -140,17 +138,13 @@ fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
 /// Frees a block of the pool; false when the address is not the pool's at all.
 pub(crate) fn free(at: usize) -> Option<Status> {
     let home = home()?;
-    let bytes = home.pool.block_of(at as *const u8).map_or(0, |b| b.requested_bytes);
     let status = match home.pool.free(at as *const u8) {
         FreeOutcome::NotOurs => return None,
-        FreeOutcome::Freed => {
-            segment::subtract(Statistic::PinnedBytes, bytes as u64);
-            Status::SUCCESS
-        }
+        FreeOutcome::Freed => Status::SUCCESS,
         // As the driver answers for an address inside a block, and for one freed before.
         FreeOutcome::NotABlockStart | FreeOutcome::AlreadyFree => Status::INVALID_VALUE,
     };
-    publish(&home.pool);
+    publish_now_and_then(&home.pool, 0);
     Some(status)
 }
 
@@ -213,7 +207,7 @@ pub(crate) fn forget_context(context: usize) {
         shown::show_slabs(&home.pool);
         EARLIER_HITS.fetch_add(stats.hits, Relaxed);
         EARLIER_MARKS.fetch_add(stats.marks_made, Relaxed);
-        segment::subtract(Statistic::PinnedBytes, stats.requested_bytes);
+        publish_requested(0);
         for gauge in [Statistic::PoolReserved, Statistic::PoolAllocated, Statistic::PoolQuarantined] {
             segment::set(gauge, 0);
         }
@@ -223,6 +217,9 @@ pub(crate) fn forget_context(context: usize) {
 /// The process ends: see [`keeper::process_ends`].
 pub(crate) fn process_ends() {
     keeper::process_ends();
+    if let Some(home) = home() {
+        publish(&home.pool);
+    }
 }
 
 /// In a forked child: the pool is the parent's, and the driver has no memory for the child.
@@ -236,17 +233,55 @@ pub(crate) fn disown() {
 pub(crate) fn tend() {
     if let Some(home) = home() {
         home.pool.tend();
+        if BEHIND.load(Relaxed) {
+            publish(&home.pool);
+        }
     }
 }
 
+/// Blocks have come or gone since the figures were published.
+static BEHIND: AtomicBool = AtomicBool::new(false);
+
+/// From this size on a block is published at once: what is gone by the next tick would be missed in the peak.
+const PROMPT_BYTES: usize = 8 << 20;
+
+/// What follows every allocation and free, of `bytes` if that is known. The figures are sums over all threads' accounts,
+/// which cost more than the block did; so they are published at a tick of the kernel's clock, and when the program
+/// waits or ends. The pool's map has every block at once.
+#[inline]
+fn publish_now_and_then(pool: &Pool, bytes: usize) {
+    static TICK: AtomicU64 = AtomicU64::new(0);
+    let tick = clock::coarse_ns();
+    if tick != TICK.load(Relaxed) || bytes >= PROMPT_BYTES {
+        TICK.store(tick, Relaxed);
+        publish(pool);
+    } else if !BEHIND.load(Relaxed) {
+        BEHIND.store(true, Relaxed);
+    }
+}
+
+#[cold]
 fn publish(pool: &Pool) {
+    BEHIND.store(false, Relaxed);
     let stats = pool.stats();
+    publish_requested(stats.requested_bytes);
     segment::set(Statistic::PoolReserved, stats.reserved_bytes);
     segment::set(Statistic::PoolAllocated, stats.allocated_bytes);
     segment::set(Statistic::PoolQuarantined, stats.quarantined_bytes);
     segment::raise(Statistic::PoolHighWater, stats.high_water_bytes);
     segment::raise(Statistic::PoolHits, EARLIER_HITS.load(Relaxed) + stats.hits);
     segment::raise(Statistic::PoolFences, EARLIER_MARKS.load(Relaxed) + stats.marks_made);
+}
+
+/// The pool's part of the page-locked memory in the program's hands; the other is the driver's, see `ranges`.
+fn publish_requested(bytes: u64) {
+    static PUBLISHED: AtomicU64 = AtomicU64::new(0);
+    let before = PUBLISHED.swap(bytes, Relaxed);
+    if bytes >= before {
+        segment::add_with_peak(Statistic::PinnedBytes, Statistic::PinnedPeakBytes, bytes - before);
+    } else {
+        segment::subtract(Statistic::PinnedBytes, before - bytes);
+    }
 }
 
 /// The figures of the pool there is; all 0 where there is none.
