@@ -1,16 +1,16 @@
 //! When the GPU has finished with a freed block: events on every stream of every context.
 //!
 //! The driver's own free waits for the device. Ours never waits: the block is kept aside until a *mark* made after the
-//! free has passed. A mark is one event on each stream the program has created, and on the legacy default stream of
-//! each context where that, or a per-thread default stream (which the legacy one waits for), has been used. Unified
-//! addressing makes a block usable from every context, so all contexts are covered. A stream that is destroyed leaves
-//! an event behind for the work it still had.
+//! free has passed. A mark is one event on each stream the program has created and that has work, and on the legacy
+//! default stream of each context where that, or a per-thread default stream (which the legacy one waits for), has been
+//! used. Unified addressing makes a block usable from every context, so all contexts are covered. A stream that is
+//! destroyed leaves an event behind for the work it still had.
 //!
 //! While a capture is open no mark is made; the blocks wait. A stream that is destroyed meanwhile, or on which no event
 //! can be recorded, is *lost*: its work may still run, and no mark is made until the program has synchronised its
 //! context. Should there be streams we have no record of, no mark is made either: never wrong, only wasteful.
 
-use crate::cuda::{STREAM_LEGACY, Status, sys};
+use crate::cuda::{STREAM_LEGACY, Status, address, sys};
 use crate::driver;
 use crate::handlers::capture::Section;
 use crate::handlers::{context, streams};
@@ -25,6 +25,14 @@ pub(crate) struct StreamFence;
 struct Signal {
     event: usize,
     context: usize,
+}
+
+/// What became of a question to a stream.
+enum Sent {
+    /// An event that comes behind the work there.
+    OnItsWay(Signal),
+    /// There is no work.
+    NotNeeded,
 }
 
 /// All that is on its way.
@@ -87,11 +95,14 @@ impl Fences {
         let defaults = context::all().into_iter().filter(|_| legacy).map(|c| (STREAM_LEGACY, c));
         let all: Vec<(usize, usize)> = streams::with_handles().chain(defaults).collect();
         for (stream, context) in all {
-            let Some(signal) = self.signal(stream, context) else {
-                self.recycle(signals);
-                return None;
-            };
-            signals.push(Arc::new(signal));
+            match self.signal(stream, context) {
+                Some(Sent::OnItsWay(signal)) => signals.push(Arc::new(signal)),
+                Some(Sent::NotNeeded) => {}
+                None => {
+                    self.recycle(signals);
+                    return None;
+                }
+            }
         }
         let mark = self.next;
         self.next += 1;
@@ -103,21 +114,29 @@ impl Fences {
         Some(mark)
     }
 
-    /// Records an event on `stream`; none when the driver refuses.
-    fn signal(&mut self, stream: usize, context: usize) -> Option<Signal> {
+    /// Records an event on `stream`, unless that has nothing to do; none when the driver refuses. An idle stream is left
+    /// alone, since an event on the legacy default stream makes the blocking streams of its context wait for each other.
+    /// Whether that one is idle says nothing of the threads' own default streams, which have no handle to ask by: once
+    /// there are such, only an event will do.
+    fn signal(&mut self, stream: usize, context: usize) -> Option<Sent> {
         let entered = context != 0 && context != driver::context();
         if entered && !driver::push_context(context as sys::CUcontext).is_ok() {
             return None;
         }
-        let signal = self.event(context).filter(|signal| {
-            let recorded = driver::event_record(signal.event as sys::CUevent, stream as sys::CUstream);
-            recorded.is_ok()
-        });
+        let stream = stream as sys::CUstream;
+        let speaks_for_others = address(stream) == STREAM_LEGACY && streams::per_thread_used();
+        let sent = match driver::stream_query(stream) {
+            Status::SUCCESS if !speaks_for_others => Some(Sent::NotNeeded),
+            _ => self
+                .event(context)
+                .filter(|signal| driver::event_record(signal.event as sys::CUevent, stream).is_ok())
+                .map(Sent::OnItsWay),
+        };
         if entered {
             let mut popped = std::ptr::null_mut();
             let _ = driver::pop_context(&raw mut popped);
         }
-        signal
+        sent
     }
 
     fn lose(&mut self, context: usize) {
@@ -165,12 +184,10 @@ pub(crate) fn stream_ends(stream: usize, forget: impl FnOnce()) {
     let context = streams::context_of(stream);
     let section = Section::enter();
     let mut fences = FENCES.lock();
-    let is_done = section.is_some() && driver::stream_query(stream as sys::CUstream) == Status::SUCCESS;
-    if !is_done {
-        match section.as_ref().and_then(|_| fences.signal(stream, context)) {
-            Some(signal) => fences.left.push(Arc::new(signal)),
-            None => fences.lose(context),
-        }
+    match section.as_ref().and_then(|_| fences.signal(stream, context)) {
+        Some(Sent::OnItsWay(signal)) => fences.left.push(Arc::new(signal)),
+        Some(Sent::NotNeeded) => {}
+        None => fences.lose(context),
     }
     forget();
 }
