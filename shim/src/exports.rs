@@ -18,8 +18,8 @@ macro_rules! export {
     ($($(#[$unchecked:ident])? $kind:ident $name:ident $(, $ptsz:ident)?: fn $args:tt => $room:ident :: $handler:ident $pass:tt;)*) => {
         $(
             export!(@check $($unchecked)? $name $args);
-            export!(@function $name $args => $room::$handler $pass);
-            $(export!(@function $ptsz $args => $room::$handler $pass);)?
+            export!(@function $kind $name $args => $room::$handler $pass);
+            $(export!(@function $kind $ptsz $args => $room::$handler $pass);)?
         )*
 
         /// Our function for `hook`.
@@ -33,17 +33,20 @@ macro_rules! export {
     (@check $name:ident ($($arg:ident : $ty:ty),*)) => {
         const _: unsafe fn($($ty),*) -> CUresult = crate::cuda::sys::$name;
     };
-    (@function $name:ident ($($arg:ident : $ty:ty),*) => $room:ident :: $handler:ident ($($pass:expr),*)) => {
-        #[doc = concat!("`", stringify!($name), "` of the CUDA driver API.")]
-        ///
-        /// # Safety
-        /// As for the driver's function of that name, which is what is called.
-        #[allow(non_snake_case, unused_variables, reason = "the driver's own names; a handler takes what it needs")]
-        #[cfg_attr(not(test), unsafe(no_mangle))]
-        pub(crate) unsafe extern "C-unwind" fn $name($($arg: <$ty as Abi>::Raw),*) -> Status {
-            type Real = unsafe extern "C-unwind" fn($(<$ty as Abi>::Raw),*) -> Status;
-            #[cfg(feature = "panic-injection")]
-            crate::fence::injection::entered(Hook::$name);
+    // A launch, by the short way where it is an ordinary one; see `launch`.
+    (@function Launch $name:ident $args:tt => $room:ident :: $handler:ident $pass:tt) => {
+        export!(@exported $name $args {
+            let real = driver::real(Hook::$name);
+            if !real.is_null()
+                && let Some(status) = export!(@handled $name $args real, [$room::$handler::<true>] $pass)
+            {
+                return status;
+            }
+            export!(@late $name $args [$room::$handler::<false>] $pass)
+        });
+    };
+    (@function $kind:ident $name:ident $args:tt => $room:ident :: $handler:ident $pass:tt) => {
+        export!(@exported $name $args {
             let mut real = driver::real(Hook::$name);
             if real.is_null() {
                 real = driver::resolve_late(Hook::$name);
@@ -51,14 +54,50 @@ macro_rules! export {
                     return Status::NOT_SUPPORTED;
                 }
             }
-            // SAFETY: the driver exports this symbol with the C ABI and this signature (checked against the header
-            // above, or named in the table where the header no longer has it).
-            let real = unsafe { std::mem::transmute::<*const c_void, Real>(real) };
-            #[allow(ffi_unwind_calls, reason = "a cancelled thread may unwind through; no destructor waits here")]
-            // SAFETY: the program's own arguments, passed on unchanged to the function it meant to call.
-            let call = move || unsafe { real($($arg),*) };
-            // SAFETY: pointers among the arguments are the program's, valid as the driver demands.
-            unsafe { $room::$handler(Hook::$name, call, $($pass),*) }
+            export!(@handled $name $args real, [$room::$handler] $pass)
+        });
+    };
+    // Everything else about a launch, out of line.
+    (@late $name:ident ($($arg:ident : $ty:ty),*) [$handler:path] $pass:tt) => {{
+        #[cold]
+        #[inline(never)]
+        #[allow(non_snake_case, clippy::too_many_arguments, unused_variables, reason = "as above")]
+        unsafe extern "C-unwind" fn late($($arg: <$ty as Abi>::Raw),*) -> Status {
+            let mut real = driver::real(Hook::$name);
+            if real.is_null() {
+                real = driver::resolve_late(Hook::$name);
+            }
+            if real.is_null() {
+                return Status::NOT_SUPPORTED;
+            }
+            export!(@handled $name ($($arg : $ty),*) real, [$handler] $pass).unwrap_or(Status::NOT_SUPPORTED)
+        }
+        #[allow(ffi_unwind_calls, reason = "a cancelled thread may unwind through; no destructor waits here")]
+        // SAFETY: the program's own arguments.
+        unsafe { late($($arg),*) }
+    }};
+    (@handled $name:ident ($($arg:ident : $ty:ty),*) $real:ident, [$handler:path] ($($pass:expr),*)) => {{
+        type Real = unsafe extern "C-unwind" fn($(<$ty as Abi>::Raw),*) -> Status;
+        // SAFETY: the driver exports this symbol with the C ABI and this signature (checked against the header above,
+        // or named in the table where the header no longer has it).
+        let real = unsafe { std::mem::transmute::<*const c_void, Real>($real) };
+        #[allow(ffi_unwind_calls, reason = "a cancelled thread may unwind through; no destructor waits here")]
+        // SAFETY: the program's own arguments, passed on unchanged to the function it meant to call.
+        let call = move || unsafe { real($($arg),*) };
+        // SAFETY: pointers among the arguments are the program's, valid as the driver demands.
+        unsafe { $handler(Hook::$name, call, $($pass),*) }
+    }};
+    (@exported $name:ident ($($arg:ident : $ty:ty),*) $body:block) => {
+        #[doc = concat!("`", stringify!($name), "` of the CUDA driver API.")]
+        ///
+        /// # Safety
+        /// As for the driver's function of that name, which is what is called.
+        #[allow(non_snake_case, unused_variables, reason = "the driver's own names; a handler takes what it needs")]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub(crate) unsafe extern "C-unwind" fn $name($($arg: <$ty as Abi>::Raw),*) -> Status {
+            #[cfg(feature = "panic-injection")]
+            crate::fence::injection::entered(Hook::$name);
+            $body
         }
     };
 }

@@ -1,8 +1,10 @@
 //! Launches: the hot path.
 //!
-//! program -> count and stamp -> the driver -> stamp, histogram -> back. No allocation, no lock, no system call; what
-//! is out of the ordinary (first launch of a thread, a sample due, a capture open, an error) leaves through a cold
-//! function.
+//! program -> count and stamp -> the driver -> stamp, histogram -> back. No allocation, no lock, no system call. What is
+//! out of the ordinary (first launch of a thread, a sample due, a capture open) is found before the call: the handlers
+//! exist twice, `ORDINARY` and not, and the first answers None where the second is needed. Each stands in a function of
+//! its own (`exports`), because a call that is handed to a function out of line has its dozen arguments stored in memory
+//! from the beginning, also where it never comes to that.
 
 use crate::clock;
 use crate::cuda::{Status, address, sys};
@@ -18,7 +20,7 @@ use crate::thread::{self, Thread};
 /// cuLaunchKernel, cuLaunchCooperativeKernel.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "what is known of a launch, in registers")]
-pub(crate) unsafe fn kernel(
+pub(crate) unsafe fn kernel<const ORDINARY: bool>(
     hook: Hook,
     call: impl FnOnce() -> Status,
     stream: sys::CUstream,
@@ -27,9 +29,9 @@ pub(crate) unsafe fn kernel(
     grid_y: u32,
     grid_z: u32,
     block_x: u32,
-) -> Status {
+) -> Option<Status> {
     let key = sampling::kernel_key(address(function), [grid_x, grid_y, grid_z], block_x);
-    launch(hook, call, address(stream), key, || true)
+    launch::<ORDINARY>(hook, call, address(stream), key, || true)
 }
 
 /// cuLaunchKernelEx.
@@ -37,14 +39,14 @@ pub(crate) unsafe fn kernel(
 /// # Safety
 /// `config` is null or points to a launch configuration, as the driver demands.
 #[inline(always)]
-pub(crate) unsafe fn kernel_ex(
+pub(crate) unsafe fn kernel_ex<const ORDINARY: bool>(
     hook: Hook,
     call: impl FnOnce() -> Status,
     config: *const sys::CUlaunchConfig,
     function: sys::CUfunction,
-) -> Status {
+) -> Option<Status> {
     if config.is_null() {
-        return crate::handlers::work::forward(hook, call);
+        return (!ORDINARY).then(|| crate::handlers::work::forward(hook, call));
     }
     // SAFETY: not null, and the program's to keep valid for the call; read field by field, since its attributes hold
     // enums.
@@ -54,49 +56,52 @@ pub(crate) unsafe fn kernel_ex(
     };
     let key = sampling::kernel_key(address(function), grid, block);
     // SAFETY: as above.
-    launch(hook, call, stream, key, || unsafe { sampling::is_measurable(config) })
+    launch::<ORDINARY>(hook, call, stream, key, || unsafe { sampling::is_measurable(config) })
 }
 
 /// cuGraphLaunch.
 #[inline(always)]
-pub(crate) unsafe fn graph(
+pub(crate) unsafe fn graph<const ORDINARY: bool>(
     hook: Hook,
     call: impl FnOnce() -> Status,
     stream: sys::CUstream,
     graph: sys::CUgraphExec,
-) -> Status {
-    launch(hook, call, address(stream), sampling::graph_key(address(graph)), || true)
+) -> Option<Status> {
+    launch::<ORDINARY>(hook, call, address(stream), sampling::graph_key(address(graph)), || true)
 }
 
 #[inline(always)]
-fn launch(
+fn launch<const ORDINARY: bool>(
     hook: Hook,
     call: impl FnOnce() -> Status,
     stream: usize,
     key: u64,
     measurable: impl FnOnce() -> bool,
-) -> Status {
-    if mode::mode() != 0 {
-        return unusual(hook, call, stream);
+) -> Option<Status> {
+    let thread = if mode::mode() == 0 { thread::current_hot() } else { std::ptr::null_mut() };
+    if !ORDINARY {
+        return Some(match thread.is_null() {
+            true => unusual(hook, call, stream),
+            false => sampling::launch(hook, call, stream, thread, key, measurable),
+        });
     }
-    let thread = thread::current_hot();
     if thread.is_null() {
-        return unusual(hook, call, stream);
+        return None;
     }
     // SAFETY: the calling thread's own; nothing else refers to it while this function runs, but for what the driver
     // calls back, which goes through this same function and leaves consistent numbers.
     let own = unsafe { &mut *thread };
-    own.expect_launch();
     let stratum = sampling::stratum_of(key);
-    sampling::expect(own.countdowns, stratum);
     if own.armed & sampling::armed_bit(stratum) != 0 {
-        return sampling::launch(hook, call, stream, thread, key, measurable);
+        return None;
     }
+    own.expect_launch();
+    sampling::expect(own.countdowns, stratum);
     let start = clock::now();
     let status = call();
     let ticks = clock::now().wrapping_sub(start);
     finish(hook, status, stream, thread, start, ticks, stratum, measurable);
-    status
+    Some(status)
 }
 
 /// What follows every counted launch.
