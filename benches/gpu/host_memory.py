@@ -51,7 +51,8 @@ def observe(args):
     native, shimmed = [], []
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "host_memory"
-        runs.run([args.cc, "-O2", "-o", program, runs.HERE / "host_memory.c", "-ldl"], dict(os.environ))
+        build = [args.cc, "-O2", "-I", runs.ROOT / "tests" / "programs", "-o", program]
+        runs.run([*build, runs.HERE / "host_memory.c", "-ldl"], dict(os.environ))
         for _ in range(args.pairs):
             native.append(runs.last_json(runs.run([program], runs.native_env()).stdout))
             with runs.runtime_dir() as segments:
