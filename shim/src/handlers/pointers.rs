@@ -74,15 +74,18 @@ fn answered(
     }
 }
 
-/// cuMemHostGetFlags: PORTABLE is the slab's, and the block's only where the program asked for it. (Not every driver
-/// tells it at all.)
+/// What the driver maps at once: a smaller allocation shares its mapping with others (seen on an H100, 580.159.04: the
+/// mapping of 4 KiB is 2 MiB, of 3 MiB 4 MiB), and of one the driver does not tell that it is PORTABLE.
+const MAPPED_BYTES: usize = 2 << 20;
+
+/// cuMemHostGetFlags: PORTABLE is the slab's, and the block's only where the program asked for it and would be told.
 ///
 /// # Safety
 /// `flags` is null or the program's out-pointer.
 pub(crate) unsafe fn flags(hook: Hook, call: impl FnOnce() -> Status, flags: *mut u32, memory: *mut c_void) -> Status {
     let of_stranger = || driver::host_flags(flags, stranger() as *mut c_void);
     answered(hook, call, memory as usize, of_stranger, |block| {
-        if block.tag & host_alloc::PORTABLE == 0 {
+        if block.tag & host_alloc::PORTABLE == 0 || block.requested_bytes < MAPPED_BYTES {
             // SAFETY: the driver has just written to it.
             unsafe { *flags &= !host_alloc::PORTABLE };
         }
@@ -145,7 +148,8 @@ pub(crate) unsafe fn attribute(
     answered(hook, call, at as usize, of_stranger, |block| unsafe { correct(number, value, block) })
 }
 
-/// cuPointerGetAttributes: the driver judges the whole, then each answer is corrected where it stands.
+/// cuPointerGetAttributes: the driver judges the whole, then each answer is corrected where it stands. One that fails
+/// leaves the answers before the attribute that made it fail.
 ///
 /// # Safety
 /// The arrays have `count` elements, and each value has room for its attribute.
@@ -159,12 +163,29 @@ pub(crate) unsafe fn attributes(
 ) -> Status {
     let numbers: *mut u32 = numbers.cast();
     let of_stranger = || driver::pointer_attributes(count, numbers, values, stranger() as sys::CUdeviceptr);
-    answered(hook, call, at as usize, of_stranger, |block| {
+    let correct_all = |block: &BlockInfo, is_answered: &dyn Fn(u32) -> bool| {
         for i in 0..count as usize {
-            // SAFETY: the driver has accepted the arrays and written through each value; enums are read as integers.
-            unsafe { correct(numbers.add(i).read(), values.add(i).read(), block) };
+            // SAFETY: arrays of `count` elements, by the caller's promise; enums are read as integers.
+            let (number, value) = unsafe { (numbers.add(i).read(), values.add(i).read()) };
+            if !is_answered(number) {
+                break;
+            }
+            // SAFETY: the driver has written through the value, or it is null.
+            unsafe { correct(number, value, block) };
         }
-    })
+    };
+    let status = answered(hook, call, at as usize, of_stranger, |block| correct_all(block, &|_| true));
+    if !status.is_ok()
+        && !numbers.is_null()
+        && !values.is_null()
+        && let Whose::Block(block) = whose(at as usize)
+    {
+        // Which they were is found out one by one, in room of our own: 64 bytes are more than any attribute has.
+        let mut room = [0_u64; 8];
+        let room = room.as_mut_ptr().cast();
+        fenced(|| correct_all(&block, &|number| driver::pointer_attribute(room, number, at).is_ok()));
+    }
+    status
 }
 
 /// cuPointerSetAttribute: only SYNC_MEMOPS can be set.
@@ -209,7 +230,6 @@ const RANGE_START_ADDR: u32 = 11;
 const RANGE_SIZE: u32 = 12;
 const MAPPING_SIZE: u32 = 18;
 const MAPPING_BASE_ADDR: u32 = 19;
-const MEMORY_BLOCK_ID: u32 = 20;
 
 /// Replaces what the driver has said of the slab by what holds for the block.
 ///
@@ -220,9 +240,11 @@ unsafe fn correct(number: u32, value: *mut c_void, block: &BlockInfo) {
         return;
     }
     let answer = match number {
-        BUFFER_ID | MEMORY_BLOCK_ID => block_notes::identity(block.start),
-        RANGE_START_ADDR | MAPPING_BASE_ADDR => block.start as u64,
-        RANGE_SIZE | MAPPING_SIZE => block.requested_bytes as u64,
+        BUFFER_ID => block_notes::identity(block.start),
+        RANGE_START_ADDR => block.start as u64,
+        RANGE_SIZE => block.requested_bytes as u64,
+        MAPPING_BASE_ADDR => mapping(block).start as u64,
+        MAPPING_SIZE => mapping(block).len() as u64,
         SYNC_MEMOPS => {
             // The lowest byte alone: right whether the driver writes a boolean or an integer.
             // SAFETY: the driver has written at least so much.
@@ -232,4 +254,10 @@ unsafe fn correct(number: u32, value: *mut c_void, block: &BlockInfo) {
     };
     // SAFETY: each of these is 8 bytes wide, and the driver has written them.
     unsafe { value.cast::<u64>().write_unaligned(answer) };
+}
+
+/// The mapping around a block, as the driver would have made one for it. Natively it may hold other allocations too.
+fn mapping(block: &BlockInfo) -> std::ops::Range<usize> {
+    let end = block.start + block.requested_bytes;
+    block.start / MAPPED_BYTES * MAPPED_BYTES..end.next_multiple_of(MAPPED_BYTES)
 }

@@ -31,14 +31,18 @@ driver_api! {
     /// Allocates page-locked memory.
     fn cuMemAllocHost_v2(out: *mut *mut c_void, bytes: usize) |process| { allocate(process, out, bytes, 0) }
 
-    /// Frees page-locked memory, after all work of the GPU for this process.
+    /// Frees page-locked memory, after all work of the GPU for this process; a thread without a context may do it too.
     fn cuMemFreeHost(address: *mut c_void) |process| {
         let mut sim = process.sim();
-        sim.current_handle()?;
+        let block = sim.memory.host.get(&(address as usize)).filter(|block| !block.registered).is_some();
+        match sim.current_handle() {
+            Err(Status::CUDA_ERROR_INVALID_CONTEXT) if block => {}
+            handle => { handle?; }
+        }
+        sim.check_unsafe_call()?;
         if address.is_null() {
             return Ok(());
         }
-        sim.check_unsafe_call()?;
         let block = sim.memory.host.get(&(address as usize)).filter(|block| !block.registered);
         let bytes = block.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?.bytes;
         process.drain(&mut sim, None);
@@ -70,7 +74,11 @@ driver_api! {
     /// Lets go of memory of the program's, after all work of the GPU for this process.
     fn cuMemHostUnregister(address: *mut c_void) |process| {
         let mut sim = process.sim();
-        sim.current_handle()?;
+        let is_allocated = sim.memory.host_block(address as usize).is_some_and(|(_, block)| !block.registered);
+        match sim.current_handle() {
+            Err(Status::CUDA_ERROR_INVALID_CONTEXT) if is_allocated => return Err(Status::CUDA_ERROR_INVALID_VALUE),
+            handle => { handle?; }
+        }
         sim.check_unsafe_call()?;
         let registered = sim.memory.host.get(&(address as usize)).is_some_and(|block| block.registered);
         if !registered {

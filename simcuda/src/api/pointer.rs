@@ -8,7 +8,16 @@ use std::ffi::{c_int, c_uint, c_void};
 
 const MEMORY_TYPE_HOST: u64 = 1;
 const MEMORY_TYPE_DEVICE: u64 = 2;
+
+/// The attributes there are.
+const ATTRIBUTES: std::ops::RangeInclusive<u32> = 1..=21;
 const SYNC_MEMOPS: u32 = 6;
+
+/// Host memory is mapped in such units, which small allocations share.
+const MAPPED_BYTES: usize = 2 << 20;
+
+/// The block of memory in which they all lie; told apart from every buffer's number.
+const HOST_BLOCK_ID: u64 = 1 << 62;
 
 /// An address, as the attributes describe it.
 #[derive(Clone, Copy)]
@@ -23,6 +32,8 @@ struct Facts {
     start: usize,
     bytes: usize,
     pool: usize,
+    mapping: (usize, usize),
+    block_id: u64,
 }
 
 fn facts(sim: &Sim, address: usize) -> Option<Facts> {
@@ -40,6 +51,8 @@ fn facts(sim: &Sim, address: usize) -> Option<Facts> {
             start,
             bytes: block.bytes,
             pool,
+            mapping: (start, block.bytes),
+            block_id: block.buffer_id,
         });
     }
     let (start, block) = sim.memory.host_block(address)?;
@@ -54,7 +67,14 @@ fn facts(sim: &Sim, address: usize) -> Option<Facts> {
         start,
         bytes: block.bytes,
         pool: 0,
+        mapping: mapping(start, block.bytes),
+        block_id: HOST_BLOCK_ID,
     })
+}
+
+fn mapping(start: usize, bytes: usize) -> (usize, usize) {
+    let first = start / MAPPED_BYTES * MAPPED_BYTES;
+    (first, (start + bytes).next_multiple_of(MAPPED_BYTES) - first)
 }
 
 /// An attribute's value and its size in bytes; an error where the address has no such attribute.
@@ -78,17 +98,19 @@ fn attribute(attribute: c_uint, facts: Facts) -> R<(u64, usize)> {
         15 => (0, 4),
         16 => (3, 4),
         17 => (facts.pool as u64, 8),
-        18 => (facts.bytes as u64, 8),
-        19 => (facts.start as u64, 8),
-        20 => (facts.buffer_id, 8),
+        18 => (facts.mapping.1 as u64, 8),
+        19 => (facts.mapping.0 as u64, 8),
+        20 => (facts.block_id, 8),
         21 => (0, 4),
         _ => return Err(Status::CUDA_ERROR_INVALID_VALUE),
     })
 }
 
-/// What cuPointerGetAttributes says of an address that the driver does not know: mostly nothing.
+/// What cuPointerGetAttributes says of an address that the driver does not know: mostly nothing, and of its range not
+/// even that.
 fn unknown_attribute(attribute: c_uint) -> (u64, usize) {
     match attribute {
+        12 => (0, 0),
         2 | 6 | 8 | 10 | 13 | 15 | 16 | 21 => (0, 4),
         // CU_DEVICE_INVALID.
         9 => (u64::from((-2 as c_int) as u32), 4),
@@ -115,11 +137,18 @@ driver_api! {
     fn cuPointerGetAttributes(count: c_uint, numbers: *mut c_uint, values: *mut *mut c_void, address: CUdeviceptr) |process| {
         not_null(numbers)?;
         not_null(values)?;
+        if count == 0 {
+            return Err(Status::CUDA_ERROR_INVALID_VALUE);
+        }
         let sim = process.sim();
         let facts = facts(&sim, address as usize);
         for index in 0..count as usize {
             let (number, value) = (numbers.add(index).read(), values.add(index).read());
             not_null(value)?;
+            // What stands before it has been answered.
+            if !ATTRIBUTES.contains(&number) {
+                return Err(Status::CUDA_ERROR_INVALID_VALUE);
+            }
             let answer = facts.map(|facts| attribute(number, facts));
             write(value, answer.and_then(Result::ok).unwrap_or_else(|| unknown_attribute(number)));
         }
@@ -133,6 +162,7 @@ driver_api! {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
         let mut sim = process.sim();
+        sim.check_unsafe_call()?;
         let syncs = sim.memory.sync_memops(address as usize).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         *syncs = value.cast::<c_uint>().read() != 0;
         Ok(())

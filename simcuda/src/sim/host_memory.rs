@@ -60,8 +60,9 @@ impl Memory {
 
     fn insert_host(&mut self, address: usize, bytes: usize, flags: u32, registered: bool, context: usize) {
         let buffer_id = self.buffer_id();
-        // The driver reports every block as mapped, and does not tell which are portable.
-        let flags = flags & WRITE_COMBINED | DEVICE_MAP;
+        // The driver reports every block as mapped, and which are portable of write-combined memory alone.
+        let told = if registered || flags & WRITE_COMBINED == 0 { flags & WRITE_COMBINED } else { flags };
+        let flags = told | DEVICE_MAP;
         self.host.insert(address, HostBlock { bytes, flags, registered, context, buffer_id, sync_memops: false });
     }
 
