@@ -57,7 +57,7 @@ def observe(args):
         under_shim = runs.run([program, args.rounds], env)
         stats = shim_stats.read_ended(args.aictl, env, under_shim.pid)
         finished = {
-            "driver": runs.run([program, args.rounds // 10], runs.native_env()),
+            "driver": runs.run([program, args.rounds // 10, "--no-captures"], runs.native_env()),
             "shim": under_shim,
             "handed out at once": runs.run([program, args.rounds // 10, "--immediate"], runs.native_env()),
         }

@@ -4,7 +4,11 @@ struct Better { const char *name; long long value; const char *why; };
 #define NO_WAIT "a free never waits for the GPU; the block is kept aside instead"
 #define CAPTURE_GOES_ON "the block is freed and the capture goes on; the driver refuses the one and ends the other"
 #define FREED "the block is freed; the driver refuses, and a program that does not free again has lost the memory"
+#define NOT_EARLY "staged, and no byte of the source is read before the work in front of the copy is done"
 static const struct Better better[] = {
+    {"copy_read_early_of_4m", 0, NOT_EARLY},
+    {"copy_read_early_of_64m", 0, NOT_EARLY},
+    {"copy_sync_pageable_to_device_is_done", 0, "staged, and done when the call returns"},
     {"host_free_waits", 0, NO_WAIT},
     {"capture_free_host", 0, CAPTURE_GOES_ON},
     {"capture_free_host_thread_local", 0, CAPTURE_GOES_ON},

@@ -28,7 +28,7 @@ CASE(pinned_size_of_20m_and_1, 20 * MIB + 1) { return fact_of(20 * MIB + 1, 20 *
 CASE(pinned_mapping_size_of_100, 2097152) { return fact_of(100, 0, MAPPING_SIZE); }
 CASE(pinned_mapping_size_of_4096, 2097152) { return fact_of(4096, 0, MAPPING_SIZE); }
 /* The mapping is made of whole units of 2 MiB, and all of the block lies in it. */
-RECORDS(pinned_mapping_covers_3m, 1) {
+CASE(pinned_mapping_covers_3m, 1) {
     char *p = pinned(3 * MIB);
     long long start = pointer_fact(MAPPING_START, (Address)p), bytes = pointer_fact(MAPPING_SIZE, (Address)p), end = (long long)(uintptr_t)p + 3 * MIB;
     d.cuMemFreeHost(p);
@@ -181,7 +181,7 @@ CASE(pinned_flags_6, 6) { return flags_told(6); }
 CASE(pinned_flags_7, 7) { return flags_told(7); }
 CASE(pinned_flags_8, -1) { return flags_told(8); }
 static long long flags_told_of_4m(U32 flags) { void *p = NULL; U32 f = 99; d.cuMemHostAlloc(&p, 4 * MIB, flags); Result r = d.cuMemHostGetFlags(&f, p); d.cuMemFreeHost(p); return r ? -r : (int)f; }
-NOTED(pinned_flags_1_of_4m, 2, "not yet observed on a real driver, which tells PORTABLE of a 16 MiB slab") { return flags_told_of_4m(1); }
+CASE(pinned_flags_1_of_4m, 3) { return flags_told_of_4m(1); }
 CASE(pinned_flags_without_place, 1) { char *p = pinned(64); Result r = d.cuMemHostGetFlags(NULL, p); d.cuMemFreeHost(p); return r; }
 CASE(pinned_flags_behind_100, 1) { char *p = pinned(100); U32 f; Result r = d.cuMemHostGetFlags(&f, p + 100); d.cuMemFreeHost(p); return r; }
 CASE(pinned_write_combined_size, 100) { void *p = NULL; d.cuMemHostAlloc(&p, 100, 4); long long v = pointer_fact(RANGE_SIZE, (Address)p); d.cuMemFreeHost(p); return v; }

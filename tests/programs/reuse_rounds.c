@@ -2,9 +2,9 @@
  * once, allocate again, overwrite; what arrived is compared later. On 4 streams of 2 contexts, by copies both ways and by
  * kernels that read the block through its mapped address, now and then with a capture open. Prints one line of JSON.
  *
- *     reuse_rounds ROUNDS [--immediate]
+ *     reuse_rounds ROUNDS [--immediate | --no-captures]
  *
- * --immediate allocates from a list of its own that hands a freed block out at once: it must be found out, or the program
+ * --no-captures is for a driver alone, which refuses a free while a capture is open and ends the capture. --immediate allocates from a list of its own that hands a freed block out at once: it must be found out, or the program
  * proves nothing. */
 #include "driver.h"
 #include "spin.h"
@@ -58,7 +58,7 @@ struct Lane {
 static struct Lane lanes[STREAMS];
 static CUcontext home;
 static CUstream captured;
-static bool immediate;
+static bool immediate, no_captures;
 static float *own[OWN_BLOCKS];
 static int own_free;
 static unsigned long long compared, wrong, captures, disturbed;
@@ -223,7 +223,7 @@ static void round_of(uint32_t number)
 {
     struct Lane *lane = &lanes[below(STREAMS)];
     enum Use kind = (enum Use)below(USES);
-    bool in_capture = !immediate && below(CAPTURE_ONE_IN) == 0;
+    bool in_capture = !immediate && !no_captures && below(CAPTURE_ONE_IN) == 0;
     struct Slot *slot;
     float *block, *again;
 
@@ -261,8 +261,9 @@ int main(int argc, char **argv)
     int rounds = argc > 1 ? atoi(argv[1]) : 0;
 
     immediate = argc > 2 && strcmp(argv[2], "--immediate") == 0;
+    no_captures = argc > 2 && strcmp(argv[2], "--no-captures") == 0;
     if (rounds <= 0) {
-        fputs("usage: reuse_rounds ROUNDS [--immediate]\n", stderr);
+        fputs("usage: reuse_rounds ROUNDS [--immediate | --no-captures]\n", stderr);
         return 2;
     }
     begin();

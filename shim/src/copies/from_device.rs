@@ -1,6 +1,6 @@
 //! From the device: the caller sends for chunks ahead, and those that have arrived are moved out by all.
 
-use super::plan::{Plan, SLOTS};
+use super::plan::Plan;
 use super::ring::{Offer, Patience, Ring};
 use super::{OnStream, Stop, is_exiting};
 use crate::driver;
@@ -11,7 +11,7 @@ pub(super) fn carry(ring: &mut Ring, copy: &OnStream, plan: &Plan, threads: usiz
         return Err(Stop::Untouched);
     }
     let offer = ring.begin(copy, plan, threads);
-    let chunks = plan.chunks();
+    let (chunks, slots) = (plan.chunks(), offer.route.direction.slots());
     let (mut sent, mut opened, mut moved) = (0, 0, 0);
     let mut patience = Patience::default();
     while moved < chunks {
@@ -19,7 +19,7 @@ pub(super) fn carry(ring: &mut Ring, copy: &OnStream, plan: &Plan, threads: usiz
             return Err(Stop::Exiting { done_bytes: plan.chunk(moved).0 });
         }
         let before = (sent, opened, moved);
-        while sent < chunks && sent - moved < SLOTS && ring.is_free(offer.route.slot(sent))? {
+        while sent < chunks && sent - moved < slots && ring.is_free(offer.route.slot(sent))? {
             send_for(ring, &offer, copy, sent)?;
             sent += 1;
         }

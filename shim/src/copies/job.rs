@@ -4,7 +4,7 @@
 //! lock guards it all, held for a few instructions and never while bytes are moved.
 
 use super::mover::{self, Stores};
-use super::plan::{Direction, Plan, SLOT_BYTES, SLOTS};
+use super::plan::{self, Direction, Plan, SLOT_BYTES, SLOTS};
 use parking_lot::Mutex;
 
 /// Where a copy's bytes are and go.
@@ -49,7 +49,12 @@ struct State {
 
 impl Route {
     pub(super) fn slot(&self, chunk: usize) -> usize {
-        (self.first_slot + chunk) % SLOTS
+        (self.first_slot + chunk) % self.direction.slots()
+    }
+
+    /// Large copies with stores that leave the ring in the cache, from which the bus reads it.
+    fn stores_into_ring(&self) -> Stores {
+        if self.plan.bytes < plan::PAST_CACHES_BYTES { Stores::NonTemporal } else { Stores::Ordinary }
     }
 
     /// The piece that begins `start` bytes into the copy.
@@ -61,17 +66,13 @@ impl Route {
         let (host, ring) = (self.host + start, self.ring + slot * SLOT_BYTES + within);
         let bytes = self.plan.piece_bytes.min(chunk_bytes - within);
         match self.direction {
-            Direction::ToDevice => Piece { from: host, to: ring, bytes, slot, stores: TO_RING },
+            Direction::ToDevice => Piece { from: host, to: ring, bytes, slot, stores: self.stores_into_ring() },
             Direction::FromDevice => Piece { from: ring, to: host, bytes, slot, stores: FROM_RING },
         }
     }
 }
 
-/// Into the ring with stores that leave it in the cache, from which the bus reads it; out of it past the cache, out of
-/// which the program's memory would only push the ring. `cargo bench -p aishim-benches --bench mover` on 2 cores of an
-/// EPYC with 32 MiB of cache, 2 threads: into the ring 25.2 GiB/s and non-temporal 18.8, out of it 17.3 and
-/// non-temporal 24.8.
-const TO_RING: Stores = Stores::Ordinary;
+/// Out of the ring past the cache, in which the program's memory would only push out the ring.
 const FROM_RING: Stores = Stores::NonTemporal;
 
 impl Piece {

@@ -1,14 +1,23 @@
 //! From which size on a copy is staged, with how many threads, and how it is cut: every constant of the staged copies.
 //!
-//! What they were chosen from (one H200, PCIe 5, 16 cores; FACTS of the design, before this code existed):
+//! What they were chosen from, GB/s on an H100 (PCIe 5, 16 cores of a VM, driver 580.159.04), synchronous copies of
+//! malloc'd memory (benches/runs/2026-11-25-h100/copy_variants.txt; runs differ by a quarter):
 //!
-//! | | the driver alone | 1 thread | 2 | 4 | 8 | 12 |
-//! | --- | --- | --- | --- | --- | --- | --- |
-//! | to the device, 256 MiB and more, GB/s | 7.0-8.6 | 8 | 16 | 32 | 47-52 | 52 |
-//! | from the device, 256 MiB and more, GB/s | 11-14 | 8 | 15 | 28 | 44 | 48 |
-//! | to the device, 1 MiB / 16 MiB, GB/s | 12.6 / 13 | | | | | |
+//! | | 4 MiB | 16 MiB | 256 MiB | 1 GiB |
+//! | --- | --- | --- | --- | --- |
+//! | to the device: the driver alone | 11 | 12 | 7 | 7 |
+//! | 12 threads, ordinary stores into 8 slots | 11-12 | 20-21 | 43-44 | 33-42 |
+//! | 8 threads | 11 | 19 | 40 | 46 |
+//! | 16 threads | 11 | 20 | 34 | 29 |
+//! | 12 threads, non-temporal stores | 23 | 34 | 33 | 32 |
+//! | 12 threads, 16 slots | 7 | 23 | 30 | 34 |
+//! | from the device: the driver alone | 9 | 10 | 10 | 10 |
+//! | 12 threads, non-temporal stores out of 8 slots | 12 | 14-20 | 32-33 | 31 |
+//! | 8 threads | 15 | 23 | 39 | 37 |
+//! | 12 threads, 16 slots | 16 | 25 | 49 | 44 |
 //!
-//! benches/gpu/copies.py measures every cell of the table with this code.
+//! With 2 threads to the device 16 MiB went at 0.84 of the driver's rate and 256 MiB at 1.7 times that. Below 4 MiB the
+//! driver's one thread is as fast to the device, where it begins at once. benches/gpu/copies.py measures every cell.
 
 /// Which way a copy goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +29,9 @@ pub(crate) enum Direction {
 /// No copy below this size is ever staged.
 pub(crate) const LEAST_BYTES: usize = 1 << 20;
 
+/// Nor one to the device below this.
+const LEAST_BYTES_TO_DEVICE: usize = 4 << 20;
+
 /// With two or three threads, which are little faster than the driver, from these sizes on.
 const LEAST_BYTES_FEW_TO_DEVICE: usize = 8 << 20;
 const LEAST_BYTES_FEW_FROM_DEVICE: usize = 16 << 20;
@@ -30,16 +42,30 @@ const LEAST_BYTES_FEW_FROM_DEVICE: usize = 16 << 20;
 pub(super) const LEAST_BEHIND_WORK: usize = 4 << 20;
 
 /// Threads that move bytes, the caller among them.
-pub(super) const MOST_THREADS: usize = 12;
+pub(super) const MOST_THREADS: usize = 8;
 
 /// Rings a context may have, that is, copies staged at the same time.
 pub(super) const RINGS: usize = 2;
 
-/// Slots of a ring, and the size of one. Page-locking 16 MiB takes 4.2 ms; a ring of that size stays in the last-level
-/// cache of a server, from which the bus reads and into which it writes.
-pub(super) const SLOTS: usize = 8;
+/// Slots of a ring, and the size of one. Page-locking 16 MiB takes 4 to 9 ms.
+pub(super) const SLOTS: usize = 16;
 pub(super) const SLOT_BYTES: usize = 2 << 20;
 pub(super) const RING_BYTES: usize = SLOTS * SLOT_BYTES;
+
+impl Direction {
+    /// How many of them a copy goes through. To the device, a smaller ring stays in the caches from which the bus reads;
+    /// from the device, more in flight keep the bus going while a thread is behind.
+    pub(super) fn slots(self) -> usize {
+        match self {
+            Self::ToDevice => SLOTS / 2,
+            Self::FromDevice => SLOTS,
+        }
+    }
+}
+
+/// Copies to the device below this size are moved past the caches: their threads are many for what there is to do, and
+/// non-temporal stores do not first read what they overwrite. With larger ones the memory's own speed is the bound.
+pub(super) const PAST_CACHES_BYTES: usize = 64 << 20;
 
 /// A copy of this size is worth the time in which the first ring is made: it waits for it. Others take the driver's way
 /// while one is made in the background.
@@ -54,7 +80,8 @@ pub(super) fn least_bytes(direction: Direction, threads: usize) -> usize {
         (0 | 1, _) => usize::MAX,
         (2..=FEW_THREADS, Direction::ToDevice) => LEAST_BYTES_FEW_TO_DEVICE,
         (2..=FEW_THREADS, Direction::FromDevice) => LEAST_BYTES_FEW_FROM_DEVICE,
-        _ => LEAST_BYTES,
+        (_, Direction::ToDevice) => LEAST_BYTES_TO_DEVICE,
+        (_, Direction::FromDevice) => LEAST_BYTES,
     }
 }
 

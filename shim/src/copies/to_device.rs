@@ -1,6 +1,6 @@
 //! To the device: chunks are moved into free slots, by all, and sent off in order, by the caller.
 
-use super::plan::{LEAST_BEHIND_WORK, Plan, SLOTS};
+use super::plan::{LEAST_BEHIND_WORK, Plan};
 use super::ring::{Offer, Patience, Ring};
 use super::{OnStream, Stop, is_exiting};
 use crate::driver;
@@ -33,6 +33,7 @@ fn wait_for_earlier_work(ring: &Ring, copy: &OnStream) -> Result<(), Stop> {
 /// Returns the slot of the last chunk.
 fn send_all(ring: &mut Ring, offer: &Offer, copy: &OnStream, plan: &Plan) -> Result<usize, Stop> {
     let chunks = plan.chunks();
+    let slots = offer.route.direction.slots();
     let (mut opened, mut sent) = (0, 0);
     let mut patience = Patience::default();
     while sent < chunks {
@@ -40,7 +41,7 @@ fn send_all(ring: &mut Ring, offer: &Offer, copy: &OnStream, plan: &Plan) -> Res
             return Err(Stop::Exiting { done_bytes: plan.chunk(sent).0 });
         }
         let mut progress = false;
-        while opened < chunks && opened - sent < SLOTS && ring.is_free(offer.route.slot(opened))? {
+        while opened < chunks && opened - sent < slots && ring.is_free(offer.route.slot(opened))? {
             offer.open(opened);
             opened += 1;
             progress = true;

@@ -60,9 +60,10 @@ impl Memory {
 
     fn insert_host(&mut self, address: usize, bytes: usize, flags: u32, registered: bool, context: usize) {
         let buffer_id = self.buffer_id();
-        // The driver reports every block as mapped, and which are portable of write-combined memory alone.
-        let told = if registered || flags & WRITE_COMBINED == 0 { flags & WRITE_COMBINED } else { flags };
-        let flags = told | DEVICE_MAP;
+        // The driver reports every block as mapped, and which are portable of large ones and of write-combined ones.
+        const LARGE_BYTES: usize = 2 << 20;
+        let tells = !registered && (flags & WRITE_COMBINED != 0 || bytes >= LARGE_BYTES);
+        let flags = if tells { flags } else { flags & WRITE_COMBINED } | DEVICE_MAP;
         self.host.insert(address, HostBlock { bytes, flags, registered, context, buffer_id, sync_memops: false });
     }
 
