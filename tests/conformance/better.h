@@ -11,5 +11,4 @@ static const struct Better better[] = {
     {"capture_other_thread_free_host_global", 0, CAPTURE_GOES_ON},
     {"capture_free_host_inside", 1000, "refused as outside of captures, and the capture goes on; the driver ends it"},
     {"host_function_free_host", 0, FREED},
-    {"no_context_free_host", 0, FREED},
 };

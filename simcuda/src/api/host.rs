@@ -34,11 +34,11 @@ driver_api! {
     /// Frees page-locked memory, after all work of the GPU for this process.
     fn cuMemFreeHost(address: *mut c_void) |process| {
         let mut sim = process.sim();
-        sim.current_handle()?;
+        sim.check_no_dead_context()?;
+        sim.check_unsafe_call()?;
         if address.is_null() {
             return Ok(());
         }
-        sim.check_unsafe_call()?;
         let block = sim.memory.host.get(&(address as usize)).filter(|block| !block.registered);
         let bytes = block.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?.bytes;
         process.drain(&mut sim, None);
@@ -70,7 +70,7 @@ driver_api! {
     /// Lets go of memory of the program's, after all work of the GPU for this process.
     fn cuMemHostUnregister(address: *mut c_void) |process| {
         let mut sim = process.sim();
-        sim.current_handle()?;
+        sim.check_no_dead_context()?;
         sim.check_unsafe_call()?;
         let registered = sim.memory.host.get(&(address as usize)).is_some_and(|block| block.registered);
         if !registered {

@@ -1,7 +1,7 @@
 //! What an address is.
 
 use super::not_null;
-use crate::sim::{BlockKind, Sim};
+use crate::sim::{BlockKind, LARGE_PAGE, Sim};
 use crate::status::{R, Status};
 use cudarc::driver::sys::CUdeviceptr;
 use std::ffi::{c_int, c_uint, c_void};
@@ -22,6 +22,9 @@ struct Facts {
     is_managed: bool,
     start: usize,
     bytes: usize,
+    /// What the GPU has mapped around it: start and size in bytes.
+    mapping: (usize, usize),
+    block_id: u64,
     pool: usize,
 }
 
@@ -39,10 +42,16 @@ fn facts(sim: &Sim, address: usize) -> Option<Facts> {
             is_managed,
             start,
             bytes: block.bytes,
+            mapping: (start, block.bytes),
+            block_id: block.buffer_id,
             pool,
         });
     }
     let (start, block) = sim.memory.host_block(address)?;
+    // Host memory is mapped in large pages, which small blocks share, and their number with them.
+    let first = if block.registered { start } else { start / LARGE_PAGE * LARGE_PAGE };
+    let end = start + block.bytes;
+    let end = if block.registered { end } else { end.next_multiple_of(LARGE_PAGE) };
     Some(Facts {
         context: block.context,
         memory_type: MEMORY_TYPE_HOST,
@@ -53,6 +62,8 @@ fn facts(sim: &Sim, address: usize) -> Option<Facts> {
         is_managed: false,
         start,
         bytes: block.bytes,
+        mapping: (first, end - first),
+        block_id: if block.registered { block.buffer_id } else { (first / LARGE_PAGE) as u64 },
         pool: 0,
     })
 }
@@ -78,17 +89,22 @@ fn attribute(attribute: c_uint, facts: Facts) -> R<(u64, usize)> {
         15 => (0, 4),
         16 => (3, 4),
         17 => (facts.pool as u64, 8),
-        18 => (facts.bytes as u64, 8),
-        19 => (facts.start as u64, 8),
-        20 => (facts.buffer_id, 8),
+        18 => (facts.mapping.1 as u64, 8),
+        19 => (facts.mapping.0 as u64, 8),
+        20 => (facts.block_id, 8),
         21 => (0, 4),
         _ => return Err(Status::CUDA_ERROR_INVALID_VALUE),
     })
 }
 
+const RANGE_SIZE: u32 = 12;
+const LAST_ATTRIBUTE: u32 = 21;
+
 /// What cuPointerGetAttributes says of an address that the driver does not know: mostly nothing.
 fn unknown_attribute(attribute: c_uint) -> (u64, usize) {
     match attribute {
+        // Left as it was.
+        RANGE_SIZE => (0, 0),
         2 | 6 | 8 | 10 | 13 | 15 | 16 | 21 => (0, 4),
         // CU_DEVICE_INVALID.
         9 => (u64::from((-2 as c_int) as u32), 4),
@@ -111,15 +127,22 @@ driver_api! {
         Ok(())
     }
 
-    /// Several attributes of an address; of one that is not the driver's, the defaults.
+    /// Several attributes of an address; of one that is not the driver's, the defaults. What stands before one that does
+    /// not exist is answered.
     fn cuPointerGetAttributes(count: c_uint, numbers: *mut c_uint, values: *mut *mut c_void, address: CUdeviceptr) |process| {
         not_null(numbers)?;
         not_null(values)?;
+        if count == 0 {
+            return Err(Status::CUDA_ERROR_INVALID_VALUE);
+        }
         let sim = process.sim();
         let facts = facts(&sim, address as usize);
         for index in 0..count as usize {
             let (number, value) = (numbers.add(index).read(), values.add(index).read());
             not_null(value)?;
+            if !(1..=LAST_ATTRIBUTE).contains(&number) {
+                return Err(Status::CUDA_ERROR_INVALID_VALUE);
+            }
             let answer = facts.map(|facts| attribute(number, facts));
             write(value, answer.and_then(Result::ok).unwrap_or_else(|| unknown_attribute(number)));
         }
@@ -133,6 +156,7 @@ driver_api! {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
         let mut sim = process.sim();
+        sim.check_unsafe_call()?;
         let syncs = sim.memory.sync_memops(address as usize).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
         *syncs = value.cast::<c_uint>().read() != 0;
         Ok(())
