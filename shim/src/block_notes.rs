@@ -1,4 +1,4 @@
-//! What is known of single blocks beyond the pool's own records: the identity a program has asked for, SYNC_MEMOPS.
+//! What is known of single blocks beyond the pool's own records: the identity (BUFFER_ID) a program has asked for, SYNC_MEMOPS.
 //!
 //! A block's identity has to be another one with each allocation, also at the same address, and none that the driver
 //! gives to memory of its own. Candidates: a count in each block's word in the pool (its tag has 30 bits left, which

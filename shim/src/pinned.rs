@@ -18,9 +18,10 @@ use crate::mode;
 use crate::placement::{CurrentGpu, Kernel, Placement};
 use crate::segment;
 use aishim_abi::statistics::Statistic;
-use aishim_pool::{BlockInfo, FreeOutcome, Miss, PinnedSource, Pool, PoolConfig, PoolStats};
+use aishim_pool::{BlockInfo, FreeOutcome, Miss, PinnedSource, Pool, PoolConfig, PoolStats, SlabInfo};
 use parking_lot::Mutex;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -90,6 +91,12 @@ pub(crate) fn contains(at: usize) -> bool {
 /// The allocated block of the pool in which the address lies.
 pub(crate) fn block_of(at: usize) -> Option<BlockInfo> {
     home()?.pool.block_of(at as *const u8)
+}
+
+/// The addresses of the slab in which the address lies.
+pub(crate) fn slab_of(at: usize) -> Option<Range<usize>> {
+    let bounds = |slab: SlabInfo| slab.start..slab.start + slab.blocks as usize * aishim_pool::BLOCK_BYTES;
+    home()?.pool.slabs().map(bounds).find(|slab| slab.contains(&at))
 }
 
 /// Serves a request from the pool, if it can; else counts why not.

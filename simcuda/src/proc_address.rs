@@ -225,6 +225,7 @@ table! {
     "cuPointerGetAttributes" 7000 pointer::cuPointerGetAttributes;
     "cuPointerSetAttribute" 6000 pointer::cuPointerSetAttribute;
     "cuStreamAddCallback" 5000 stream::cuStreamAddCallback, cuStreamAddCallback_ptsz;
+    "cuStreamBatchMemOp" 11070 stream::cuStreamBatchMemOp_v2, cuStreamBatchMemOp_v2_ptsz;
     "cuStreamBeginCapture" 10000 capture::cuStreamBeginCapture, cuStreamBeginCapture_ptsz;
     "cuStreamBeginCapture" 10010 capture::cuStreamBeginCapture_v2, cuStreamBeginCapture_v2_ptsz;
     "cuStreamBeginCaptureToGraph" 12030 capture::cuStreamBeginCaptureToGraph, cuStreamBeginCaptureToGraph_ptsz;

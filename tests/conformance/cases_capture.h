@@ -35,6 +35,8 @@ static Result call_fill_now(Handle s) { (void)s; return d.cuMemsetD8_v2(area, 1,
 static Result call_host_function(Handle s) { return d.cuLaunchHostFunc(s, set_seven, &seen); }
 static Result call_callback(Handle s) { return d.cuStreamAddCallback(s, set_eight, &seen, 0); }
 static Result call_write_value(Handle s) { return d.cuStreamWriteValue32_v2(s, area, 1, 0); }
+static Result call_batch_write(Handle s) { BatchMemOp op = {.kind = WRITE_32, .address = area, .value = 1}; return d.cuStreamBatchMemOp_v2(s, 1, &op, 0); }
+static Result call_batch_barriers(Handle s) { return put_batch(s, 4, barrier(0)); }
 static Handle spare_module;
 static Result call_module(Handle s) { (void)s; return d.cuModuleLoadData(&spare_module, PTX); }
 static Result call_unload(Handle s) { (void)s; return d.cuModuleUnload(spare_module); }
@@ -103,6 +105,8 @@ CASE(capture_fill, 0) { return while_capturing(GLOBAL, call_fill); }
 CASE(capture_host_function, 0) { return while_capturing(GLOBAL, call_host_function); }
 CASE(capture_callback, 900901) { return while_capturing(GLOBAL, call_callback); }
 CASE(capture_write_value, 0) { return while_capturing(GLOBAL, call_write_value); }
+RECORDS(capture_batch_write, 0) { return while_capturing(GLOBAL, call_batch_write); }
+RECORDS(capture_batch_barriers, 0) { return while_capturing(GLOBAL, call_batch_barriers); }
 CASE(capture_copy_within_now, 0) { return while_capturing(GLOBAL, call_copy_within_now); }
 CASE(capture_copy_back_now, 0) { return while_capturing(GLOBAL, call_copy_back_now); }
 CASE(capture_module_load, 0) { long long r = while_capturing(GLOBAL, call_module); d.cuModuleUnload(spare_module); return r; }

@@ -37,6 +37,7 @@ typedef struct {
     void *reserved1; size_t dst_pitch, dst_height;
     size_t width, height, depth;
 } Copy3D;
+typedef struct { U32 kind, barrier_flags; Address address; U64 value; U32 flags; Address alias; U64 reserved; } BatchMemOp;
 typedef struct { U64 flags; Handle upload_stream; Handle error_node; U32 result; } InstantiateParams;
 
 #define LAUNCH_ARGS Handle, U32, U32, U32, U32, U32, U32, U32, Handle, void **
@@ -72,6 +73,7 @@ typedef struct { U64 flags; Handle upload_stream; Handle error_node; U32 result;
     X(cuStreamGetId, (Handle, U64 *)) X(cuStreamAddCallback, (Handle, StreamCallback, void *, U32)) \
     X(cuStreamWriteValue32_v2, (Handle, Address, U32, U32)) X(cuStreamWriteValue64_v2, (Handle, Address, U64, U32)) \
     X(cuStreamWaitValue32_v2, (Handle, Address, U32, U32)) X(cuStreamWaitValue64_v2, (Handle, Address, U64, U32)) \
+    X(cuStreamBatchMemOp_v2, (Handle, U32, BatchMemOp *, U32)) X(cuStreamBatchMemOp_v2_ptsz, (Handle, U32, BatchMemOp *, U32)) \
     X(cuEventCreate, (Handle *, U32)) X(cuEventDestroy_v2, (Handle)) X(cuEventRecord, (Handle, Handle)) \
     X(cuEventRecordWithFlags, (Handle, Handle, U32)) X(cuEventQuery, (Handle)) X(cuEventSynchronize, (Handle)) \
     X(cuEventElapsedTime, (float *, Handle, Handle)) X(cuStreamBeginCapture_v2, (Handle, int)) \

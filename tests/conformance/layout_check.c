@@ -11,4 +11,5 @@ SAME(CopyAttributes, CUmemcpyAttributes);
 SAME(LaunchConfig, CUlaunchConfig);
 SAME(Copy2D, CUDA_MEMCPY2D);
 SAME(Copy3D, CUDA_MEMCPY3D);
+SAME(BatchMemOp, CUstreamBatchMemOpParams);
 SAME(InstantiateParams, CUDA_GRAPH_INSTANTIATE_PARAMS);

@@ -2,7 +2,8 @@
 //!
 //! The driver knows slabs, the program knows blocks. A question about a byte of a live block is put to the driver as it
 //! is: what it says of the slab's context, device, kind and access holds for the block too, and its errors are its own.
-//! Then the few answers that tell a slab from a block are replaced ([`correct`]). A byte of the pool's memory in no live
+//! Then the few answers that tell a slab from a block are replaced ([`correct`]); MEMORY_BLOCK_ID is left, since the
+//! driver's own small blocks share theirs too. A byte of the pool's memory in no live
 //! block is nothing to the program, so the driver is asked about a byte it knows nothing of instead ([`stranger`]):
 //! errors, their order and defaults are then what the program would have had after a free of the driver's. Questions
 //! about any other address go to the driver untouched.
@@ -21,6 +22,7 @@ use crate::mode;
 use crate::pinned;
 use aishim_pool::BlockInfo;
 use std::ffi::{c_uint, c_void};
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 /// Whose a byte is.
@@ -74,18 +76,15 @@ fn answered(
     }
 }
 
-/// What the driver maps at once: a smaller allocation shares its mapping with others (seen on an H100, 580.159.04: the
-/// mapping of 4 KiB is 2 MiB, of 3 MiB 4 MiB), and of one the driver does not tell that it is PORTABLE.
-const MAPPED_BYTES: usize = 2 << 20;
-
-/// cuMemHostGetFlags: PORTABLE is the slab's, and the block's only where the program asked for it and would be told.
+/// cuMemHostGetFlags: PORTABLE is the slab's, and the block's only where the program asked for it; of small blocks the
+/// driver never tells it.
 ///
 /// # Safety
 /// `flags` is null or the program's out-pointer.
 pub(crate) unsafe fn flags(hook: Hook, call: impl FnOnce() -> Status, flags: *mut u32, memory: *mut c_void) -> Status {
     let of_stranger = || driver::host_flags(flags, stranger() as *mut c_void);
     answered(hook, call, memory as usize, of_stranger, |block| {
-        if block.tag & host_alloc::PORTABLE == 0 || block.requested_bytes < MAPPED_BYTES {
+        if block.tag & host_alloc::PORTABLE == 0 || block.requested_bytes < LARGE_PAGE {
             // SAFETY: the driver has just written to it.
             unsafe { *flags &= !host_alloc::PORTABLE };
         }
@@ -148,8 +147,8 @@ pub(crate) unsafe fn attribute(
     answered(hook, call, at as usize, of_stranger, |block| unsafe { correct(number, value, block) })
 }
 
-/// cuPointerGetAttributes: the driver judges the whole, then each answer is corrected where it stands. One that fails
-/// leaves the answers before the attribute that made it fail.
+/// cuPointerGetAttributes: the driver judges the whole, then each answer is corrected where it stands. A call that fails
+/// has answered what stands before the attribute at fault.
 ///
 /// # Safety
 /// The arrays have `count` elements, and each value has room for its attribute.
@@ -162,30 +161,47 @@ pub(crate) unsafe fn attributes(
     at: sys::CUdeviceptr,
 ) -> Status {
     let numbers: *mut u32 = numbers.cast();
-    let of_stranger = || driver::pointer_attributes(count, numbers, values, stranger() as sys::CUdeviceptr);
-    let correct_all = |block: &BlockInfo, is_answered: &dyn Fn(u32) -> bool| {
-        for i in 0..count as usize {
-            // SAFETY: arrays of `count` elements, by the caller's promise; enums are read as integers.
-            let (number, value) = unsafe { (numbers.add(i).read(), values.add(i).read()) };
-            if !is_answered(number) {
-                break;
-            }
-            // SAFETY: the driver has written through the value, or it is null.
-            unsafe { correct(number, value, block) };
+    let block = match whose(at as usize) {
+        Whose::NotOurs => return forward(hook, call),
+        Whose::Nobodys => {
+            return forward(hook, || {
+                driver::pointer_attributes(count, numbers, values, stranger() as sys::CUdeviceptr)
+            });
         }
+        Whose::Block(block) => block,
     };
-    let status = answered(hook, call, at as usize, of_stranger, |block| correct_all(block, &|_| true));
-    if !status.is_ok()
-        && !numbers.is_null()
-        && !values.is_null()
-        && let Whose::Block(block) = whose(at as usize)
-    {
-        // Which they were is found out one by one, in room of our own: 64 bytes are more than any attribute has.
-        let mut room = [0_u64; 8];
-        let room = room.as_mut_ptr().cast();
-        fenced(|| correct_all(&block, &|number| driver::pointer_attribute(room, number, at).is_ok()));
+    let status = forward(hook, call);
+    if !numbers.is_null() && !values.is_null() {
+        // SAFETY: both arrays are there, of `count` elements.
+        fenced(|| unsafe { correct_all(status, count as usize, numbers, values, at, &block) });
     }
     status
+}
+
+/// Corrects what a call that ended with `status` has written: all, or what stands before the first that fails alone. The
+/// driver does not say how far it came, so it is asked one by one; only programs that err pay for that.
+///
+/// # Safety
+/// The arrays have `count` elements, and each value is null or has room for its attribute.
+unsafe fn correct_all(
+    status: Status,
+    count: usize,
+    numbers: *mut u32,
+    values: *mut *mut c_void,
+    at: sys::CUdeviceptr,
+    block: &BlockInfo,
+) {
+    for i in 0..count {
+        // SAFETY: within the arrays, by the caller's promise.
+        let (number, value) = unsafe { (numbers.add(i), values.add(i)) };
+        let is_told =
+            status.is_ok() || mode::may_call_driver() && driver::pointer_attributes(1, number, value, at).is_ok();
+        if !is_told {
+            return;
+        }
+        // SAFETY: the driver has written through the value; enums are read as integers.
+        unsafe { correct(number.read(), value.read(), block) };
+    }
 }
 
 /// cuPointerSetAttribute: only SYNC_MEMOPS can be set.
@@ -231,6 +247,9 @@ const RANGE_SIZE: u32 = 12;
 const MAPPING_SIZE: u32 = 18;
 const MAPPING_BASE_ADDR: u32 = 19;
 
+/// Page-locked memory is mapped for the GPU in pages of so many bytes, which small blocks share.
+const LARGE_PAGE: usize = 2 << 20;
+
 /// Replaces what the driver has said of the slab by what holds for the block.
 ///
 /// # Safety
@@ -243,8 +262,8 @@ unsafe fn correct(number: u32, value: *mut c_void, block: &BlockInfo) {
         BUFFER_ID => block_notes::identity(block.start),
         RANGE_START_ADDR => block.start as u64,
         RANGE_SIZE => block.requested_bytes as u64,
-        MAPPING_BASE_ADDR => mapping(block).start as u64,
-        MAPPING_SIZE => mapping(block).len() as u64,
+        MAPPING_BASE_ADDR => mapping_of(block).start as u64,
+        MAPPING_SIZE => mapping_of(block).len() as u64,
         SYNC_MEMOPS => {
             // The lowest byte alone: right whether the driver writes a boolean or an integer.
             // SAFETY: the driver has written at least so much.
@@ -256,8 +275,12 @@ unsafe fn correct(number: u32, value: *mut c_void, block: &BlockInfo) {
     unsafe { value.cast::<u64>().write_unaligned(answer) };
 }
 
-/// The mapping around a block, as the driver would have made one for it. Natively it may hold other allocations too.
-fn mapping(block: &BlockInfo) -> std::ops::Range<usize> {
+/// The large pages that a block lies in, as far as they are its slab's.
+fn mapping_of(block: &BlockInfo) -> Range<usize> {
     let end = block.start + block.requested_bytes;
-    block.start / MAPPED_BYTES * MAPPED_BYTES..end.next_multiple_of(MAPPED_BYTES)
+    let pages = block.start / LARGE_PAGE * LARGE_PAGE..end.next_multiple_of(LARGE_PAGE);
+    match pinned::slab_of(block.start) {
+        Some(slab) => pages.start.max(slab.start)..pages.end.min(slab.end),
+        None => pages,
+    }
 }

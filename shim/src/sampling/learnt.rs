@@ -136,3 +136,40 @@ pub(crate) unsafe fn forget_graph(hook: Hook, call: impl FnOnce() -> Status, gra
     });
     work::forward(hook, call)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Verdict::{Believed, Contended, Corrects, Doubtful};
+    use super::*;
+
+    fn verdicts<const N: usize>(times_us: [u64; N], exposed: bool, slice_ns: u64) -> [Verdict; N] {
+        let mut learnt = Learnt::default();
+        times_us.map(|us| learnt.take(Sample { time_ns: us * 1000, exposed }, slice_ns))
+    }
+
+    #[test]
+    fn a_slice_above_the_shortest_is_anothers() {
+        assert!(verdicts([10, 2_100, 12, 2_100], true, SLICE_NS) == [Believed, Contended, Believed, Contended]);
+        // The same kernel may take as long as this for its own sake, where nobody is known to be there.
+        assert!(verdicts([400, 1_400], false, SLICE_NS) == [Believed, Believed]);
+        assert!(verdicts([400, 1_500], false, SHORT_SLICE_NS) == [Believed, Contended]);
+    }
+
+    #[test]
+    fn a_long_first_sample_waits_for_a_second() {
+        assert!(verdicts([3_000, 3_100, 3_000], false, SLICE_NS) == [Contended, Believed, Believed]);
+        assert!(verdicts([3_000, 10, 3_000], false, SLICE_NS) == [Contended, Believed, Contended]);
+    }
+
+    #[test]
+    fn a_long_one_on_an_idle_stream_is_doubtful_until_there_is_a_history() {
+        assert!(verdicts([400, 3_000, 10, 700], true, SLICE_NS) == [Doubtful, Doubtful, Believed, Believed]);
+        assert!(verdicts([399, 700], true, SLICE_NS) == [Believed, Believed]);
+    }
+
+    #[test]
+    fn what_is_shorter_by_a_slice_corrects() {
+        assert!(verdicts([3_000, 3_000, 10, 12], false, SLICE_NS) == [Contended, Believed, Corrects, Believed]);
+        assert!(verdicts([1_400, 10], false, SLICE_NS) == [Believed, Believed]);
+    }
+}

@@ -348,3 +348,140 @@ impl Stratum {
 fn drift(mean: u64, value: u64, span: u64) -> u64 {
     if mean == 0 { value } else { (mean * (span - 1) + value) / span }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: usize = 77;
+
+    /// A table that no other test is given: none of them lets go of its own.
+    fn table() -> &'static Table {
+        Table::adopt_or_make().expect("there is memory").0
+    }
+
+    fn always(budget: Budget) -> impl Fn(u64, bool) -> Budget {
+        move |_, _| budget
+    }
+
+    /// A launch, as the handlers count it; true when it was sampled, or would have been.
+    fn launch(table: &Table, stratum: usize, budget: Budget, random: u32) -> bool {
+        let is_sampled = table.turn(stratum, random, always(budget)).is_some();
+        if is_due(table.countdowns(), stratum) {
+            table.visit(stratum, true, random, always(budget));
+        }
+        is_sampled
+    }
+
+    fn unsampled(table: &Table, stratum: usize, launches: usize) {
+        for _ in 0..launches {
+            launch(table, stratum, Budget::Spent, 0);
+        }
+    }
+
+    fn settle(table: &Table, last: bool) -> (u64, u64) {
+        let mut strata = table.strata.lock();
+        strata.settle(table.left, last);
+        (strata.settled, strata.settled_ns)
+    }
+
+    /// `launches` of `stratum`, after the first of which a sample of `time_ns` is taken into account.
+    fn launched(table: &Table, stratum: usize, launches: usize, time_ns: u64) -> usize {
+        launch(table, stratum, Budget::Enough, 0);
+        let turn = table.turn(stratum, 0, always(Budget::Enough)).expect("the second launch is to be sampled");
+        table.learn(turn.place, time_ns, Verdict::Believed);
+        unsampled(table, stratum, launches - 1);
+        turn.place
+    }
+
+    #[test]
+    fn every_launch_is_counted_whatever_is_sampled() {
+        for budget in [Budget::Spent, Budget::Enough, Budget::Plenty] {
+            let table = table();
+            for i in 0..10_000_u32 {
+                launch(table, AT, budget, i.wrapping_mul(2_654_435_761));
+                launch(table, AT + 64, budget, i);
+            }
+            settle(table, false);
+            assert_eq!(table.strata.lock().launches, 20_000);
+        }
+    }
+
+    #[test]
+    fn samples_come_soon_at_first_then_far_apart_and_never_without_budget() {
+        let samples = |budget, launches: u32| {
+            let table = table();
+            let sampled = (0..launches).filter(|i| launch(table, AT, budget, i.wrapping_mul(2_654_435_761)));
+            sampled.collect::<Vec<_>>()
+        };
+        let enough = samples(Budget::Enough, 60_000);
+        assert!(enough[0] == 1 && enough[1] < 10 && (12..40).contains(&enough.len()), "{enough:?}");
+        assert!(samples(Budget::Spent, 20_000).is_empty());
+    }
+
+    #[test]
+    fn a_turn_is_taken_once_and_not_where_events_would_disturb() {
+        let table = table();
+        assert!(table.visit(AT, true, 0, always(Budget::Enough)));
+        assert!(table.turn(AT, 0, always(Budget::Enough)).is_some_and(|turn| !turn.beyond_doubt));
+        assert!(table.turn(AT, 0, always(Budget::Enough)).is_none());
+        assert!(!table.visit(AT + 1, false, 0, always(Budget::Plenty)));
+        assert!(
+            table.turn(AT + 1, 0, always(Budget::Plenty)).is_none()
+                && table.turn(9, 0, always(Budget::Plenty)).is_none()
+        );
+    }
+
+    #[test]
+    fn time_is_launches_times_mean() {
+        let table = table();
+        launched(table, AT, 100, 2_000);
+        launched(table, AT + 1, 50, 8_000);
+        assert_eq!(settle(table, false), (150, 100 * 2_000 + 50 * 8_000));
+        // One that was never sampled is worth the mean of the others, once no sample is to come.
+        unsampled(table, AT + 2, 30);
+        assert_eq!(settle(table, false), (150, 600_000));
+        assert_eq!(settle(table, true), (180, 600_000 + 30 * 4_000));
+    }
+
+    #[test]
+    fn one_that_cannot_be_sampled_is_worth_the_others_at_once() {
+        let table = table();
+        launched(table, AT, 10, 3_000);
+        settle(table, false);
+        table.visit(AT + 1, false, 0, always(Budget::Plenty));
+        assert_eq!(settle(table, false), (11, 11 * 3_000));
+    }
+
+    #[test]
+    fn a_correction_undoes_what_was_added_too_much() {
+        let table = table();
+        let place = launched(table, AT, 10, 2_000_000);
+        assert_eq!(settle(table, false), (10, 20_000_000));
+        table.learn(place, 10_000, Verdict::Corrects);
+        let strata = table.strata.lock();
+        assert_eq!((strata.settled_ns, strata.excess_ns, strata.known[place].mean_ns), (100_000, 19_900_000, 10_000));
+        drop(strata);
+        // What is told next is less by so much.
+        unsampled(table, AT, 100);
+        assert_eq!((settle(table, false).1, table.strata.lock().excess_ns), (1_100_000, 18_900_000));
+    }
+
+    #[test]
+    fn what_is_not_believed_changes_no_mean_and_is_asked_again() {
+        let table = table();
+        let place = launched(table, AT, 10, 5_000);
+        table.learn(place, 2_000_000, Verdict::Contended);
+        table.learn(place, 2_000_000, Verdict::Doubtful);
+        assert_eq!(table.strata.lock().known[place].mean_ns, 5_000);
+        while !table.visit(AT, true, 0, always(Budget::Enough)) {}
+        assert!(table.turn(AT, 0, always(Budget::Enough)).is_some_and(|turn| turn.beyond_doubt));
+        table.learn(place, 5_000, Verdict::Believed);
+        assert!(!table.strata.lock().known[place].doubtful);
+    }
+
+    #[test]
+    fn a_mean_begins_with_its_first_value_and_follows_the_later_ones() {
+        assert_eq!((drift(0, 700, 1), drift(700, 900, 2), drift(800, 800, 64)), (700, 800, 800));
+    }
+}

@@ -31,14 +31,10 @@ driver_api! {
     /// Allocates page-locked memory.
     fn cuMemAllocHost_v2(out: *mut *mut c_void, bytes: usize) |process| { allocate(process, out, bytes, 0) }
 
-    /// Frees page-locked memory, after all work of the GPU for this process; a thread without a context may do it too.
+    /// Frees page-locked memory, after all work of the GPU for this process.
     fn cuMemFreeHost(address: *mut c_void) |process| {
         let mut sim = process.sim();
-        let block = sim.memory.host.get(&(address as usize)).filter(|block| !block.registered).is_some();
-        match sim.current_handle() {
-            Err(Status::CUDA_ERROR_INVALID_CONTEXT) if block => {}
-            handle => { handle?; }
-        }
+        sim.check_no_dead_context()?;
         sim.check_unsafe_call()?;
         if address.is_null() {
             return Ok(());
@@ -74,11 +70,7 @@ driver_api! {
     /// Lets go of memory of the program's, after all work of the GPU for this process.
     fn cuMemHostUnregister(address: *mut c_void) |process| {
         let mut sim = process.sim();
-        let is_allocated = sim.memory.host_block(address as usize).is_some_and(|(_, block)| !block.registered);
-        match sim.current_handle() {
-            Err(Status::CUDA_ERROR_INVALID_CONTEXT) if is_allocated => return Err(Status::CUDA_ERROR_INVALID_VALUE),
-            handle => { handle?; }
-        }
+        sim.check_no_dead_context()?;
         sim.check_unsafe_call()?;
         let registered = sim.memory.host.get(&(address as usize)).is_some_and(|block| block.registered);
         if !registered {

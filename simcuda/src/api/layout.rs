@@ -103,7 +103,21 @@ pub(crate) struct Memcpy3D {
     pub(crate) depth: usize,
 }
 
+/// CUstreamBatchMemOpParams: a wait or a write. Of a barrier `kind` alone is looked at, and its flags, which follow it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct BatchMemOp {
+    pub(crate) kind: c_uint,
+    pub(crate) barrier_flags: c_uint,
+    pub(crate) address: u64,
+    pub(crate) value: u64,
+    pub(crate) flags: c_uint,
+    pub(crate) alias: u64,
+    pub(crate) reserved: u64,
+}
+
 const _: () = {
+    assert!(size_of::<BatchMemOp>() == size_of::<sys::CUstreamBatchMemOpParams>());
     assert!(size_of::<CtxCreateParams>() == size_of::<sys::CUctxCreateParams>());
     assert!(size_of::<MemLocation>() == size_of::<sys::CUmemLocation>());
     assert!(size_of::<AllocationProp>() == size_of::<sys::CUmemAllocationProp>());

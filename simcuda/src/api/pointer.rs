@@ -1,23 +1,14 @@
 //! What an address is.
 
 use super::not_null;
-use crate::sim::{BlockKind, Sim};
+use crate::sim::{BlockKind, LARGE_PAGE, Sim};
 use crate::status::{R, Status};
 use cudarc::driver::sys::CUdeviceptr;
 use std::ffi::{c_int, c_uint, c_void};
 
 const MEMORY_TYPE_HOST: u64 = 1;
 const MEMORY_TYPE_DEVICE: u64 = 2;
-
-/// The attributes there are.
-const ATTRIBUTES: std::ops::RangeInclusive<u32> = 1..=21;
 const SYNC_MEMOPS: u32 = 6;
-
-/// Host memory is mapped in such units, which small allocations share.
-const MAPPED_BYTES: usize = 2 << 20;
-
-/// The block of memory in which they all lie; told apart from every buffer's number.
-const HOST_BLOCK_ID: u64 = 1 << 62;
 
 /// An address, as the attributes describe it.
 #[derive(Clone, Copy)]
@@ -31,9 +22,10 @@ struct Facts {
     is_managed: bool,
     start: usize,
     bytes: usize,
-    pool: usize,
+    /// What the GPU has mapped around it: start and size in bytes.
     mapping: (usize, usize),
     block_id: u64,
+    pool: usize,
 }
 
 fn facts(sim: &Sim, address: usize) -> Option<Facts> {
@@ -50,12 +42,16 @@ fn facts(sim: &Sim, address: usize) -> Option<Facts> {
             is_managed,
             start,
             bytes: block.bytes,
-            pool,
             mapping: (start, block.bytes),
             block_id: block.buffer_id,
+            pool,
         });
     }
     let (start, block) = sim.memory.host_block(address)?;
+    // Host memory is mapped in large pages, which small blocks share, and their number with them.
+    let first = if block.registered { start } else { start / LARGE_PAGE * LARGE_PAGE };
+    let end = start + block.bytes;
+    let end = if block.registered { end } else { end.next_multiple_of(LARGE_PAGE) };
     Some(Facts {
         context: block.context,
         memory_type: MEMORY_TYPE_HOST,
@@ -66,15 +62,10 @@ fn facts(sim: &Sim, address: usize) -> Option<Facts> {
         is_managed: false,
         start,
         bytes: block.bytes,
+        mapping: (first, end - first),
+        block_id: if block.registered { block.buffer_id } else { (first / LARGE_PAGE) as u64 },
         pool: 0,
-        mapping: mapping(start, block.bytes),
-        block_id: HOST_BLOCK_ID,
     })
-}
-
-fn mapping(start: usize, bytes: usize) -> (usize, usize) {
-    let first = start / MAPPED_BYTES * MAPPED_BYTES;
-    (first, (start + bytes).next_multiple_of(MAPPED_BYTES) - first)
 }
 
 /// An attribute's value and its size in bytes; an error where the address has no such attribute.
@@ -106,11 +97,14 @@ fn attribute(attribute: c_uint, facts: Facts) -> R<(u64, usize)> {
     })
 }
 
-/// What cuPointerGetAttributes says of an address that the driver does not know: mostly nothing, and of its range not
-/// even that.
+const RANGE_SIZE: u32 = 12;
+const LAST_ATTRIBUTE: u32 = 21;
+
+/// What cuPointerGetAttributes says of an address that the driver does not know: mostly nothing.
 fn unknown_attribute(attribute: c_uint) -> (u64, usize) {
     match attribute {
-        12 => (0, 0),
+        // Left as it was.
+        RANGE_SIZE => (0, 0),
         2 | 6 | 8 | 10 | 13 | 15 | 16 | 21 => (0, 4),
         // CU_DEVICE_INVALID.
         9 => (u64::from((-2 as c_int) as u32), 4),
@@ -133,7 +127,8 @@ driver_api! {
         Ok(())
     }
 
-    /// Several attributes of an address; of one that is not the driver's, the defaults.
+    /// Several attributes of an address; of one that is not the driver's, the defaults. What stands before one that does
+    /// not exist is answered.
     fn cuPointerGetAttributes(count: c_uint, numbers: *mut c_uint, values: *mut *mut c_void, address: CUdeviceptr) |process| {
         not_null(numbers)?;
         not_null(values)?;
@@ -145,8 +140,7 @@ driver_api! {
         for index in 0..count as usize {
             let (number, value) = (numbers.add(index).read(), values.add(index).read());
             not_null(value)?;
-            // What stands before it has been answered.
-            if !ATTRIBUTES.contains(&number) {
+            if !(1..=LAST_ATTRIBUTE).contains(&number) {
                 return Err(Status::CUDA_ERROR_INVALID_VALUE);
             }
             let answer = facts.map(|facts| attribute(number, facts));

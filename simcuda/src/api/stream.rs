@@ -1,13 +1,16 @@
 //! Streams, callbacks, stream memory operations.
 
+use super::layout::BatchMemOp;
 use super::{not_null, only_flags, put, put_if_wanted};
-use crate::sim::{HostCall, NON_BLOCKING, Process, Stream, StreamKind, Ticket, Work, memory_op};
+use crate::sim::{HostCall, NON_BLOCKING, Process, Sim, Stream, StreamKind, Ticket, Work, memory_op};
 use crate::status::{R, Status};
 use cudarc::driver::sys::{CUcontext, CUdeviceptr, CUevent, CUstream, CUstreamCallback};
 use std::ffi::{c_int, c_uint, c_void};
 
 pub(super) const LEAST_PRIORITY: i32 = 0;
 pub(super) const GREATEST_PRIORITY: i32 = -5;
+/// Operations in one batch; the driver documents fewer than 256.
+const BATCH_MAX: c_uint = 255;
 
 unsafe fn create(process: &Process, out: *mut CUstream, flags: c_uint, priority: c_int) -> R {
     not_null(out)?;
@@ -31,24 +34,29 @@ fn property<T>(process: &Process, stream: CUstream, per_thread: bool, read: impl
     sim.streams.get(&id).map(|stream| read(id, stream)).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)
 }
 
-fn memory_operation(
-    process: &Process,
-    stream: CUstream,
-    per_thread: bool,
-    work: Work,
-    address: u64,
-    bytes: usize,
-) -> R {
+fn memory_operation(process: &Process, stream: CUstream, per_thread: bool, operation: R<Work>) -> R {
+    submit_all(process, stream, per_thread, &[operation?])
+}
+
+fn submit_all(process: &Process, stream: CUstream, per_thread: bool, operations: &[Work]) -> R {
     let mut sim = process.sim();
     let id = sim.stream_id(stream as usize, per_thread)?;
-    if !(address as usize).is_multiple_of(bytes) || !sim.memory.is_kernel_accessible(address as usize, bytes) {
+    if !operations.iter().all(|work| is_reachable(&sim, work)) {
         return Err(Status::CUDA_ERROR_INVALID_VALUE);
     }
-    process.submit(&mut sim, id, work).map(drop)
+    operations.iter().try_for_each(|work| process.submit(&mut sim, id, work.clone()).map(drop))
+}
+
+fn is_reachable(sim: &Sim, work: &Work) -> bool {
+    let (Work::Write { address, wide, .. } | Work::Wait { address, wide, .. }) = *work else {
+        return true;
+    };
+    let bytes = if wide { 8 } else { 4 };
+    address.is_multiple_of(bytes) && sim.memory.is_kernel_accessible(address, bytes)
 }
 
 fn write(address: u64, value: u64, wide: bool, flags: c_uint) -> R<Work> {
-    only_flags(flags, 1)?;
+    only_flags(flags, 0)?;
     Ok(Work::Write { address: address as usize, value, wide })
 }
 
@@ -57,6 +65,35 @@ fn wait(address: u64, value: u64, wide: bool, flags: c_uint) -> R<Work> {
         return Err(Status::CUDA_ERROR_INVALID_VALUE);
     }
     Ok(Work::Wait { address: address as usize, value, wide, flags })
+}
+
+/// One of a batch, by CUstreamBatchMemOpType.
+fn batched(operation: &BatchMemOp) -> R<Work> {
+    let BatchMemOp { kind, barrier_flags, address, value, flags, .. } = *operation;
+    let narrow = value & u64::from(u32::MAX);
+    match kind {
+        1 => wait(address, narrow, false, flags),
+        2 => write(address, narrow, false, flags),
+        // CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES.
+        3 => Err(Status::CUDA_ERROR_NOT_SUPPORTED),
+        4 => wait(address, value, true, flags),
+        5 => write(address, value, true, flags),
+        // Of the system, or of the GPU alone.
+        6 => only_flags(barrier_flags, 1).map(|()| Work::Barriers(1)),
+        _ => Err(Status::CUDA_ERROR_INVALID_VALUE),
+    }
+}
+
+/// A batch; barriers that follow each other are done in one go.
+fn batch(operations: &[BatchMemOp]) -> R<Vec<Work>> {
+    let mut batch: Vec<Work> = Vec::with_capacity(operations.len());
+    for operation in operations {
+        match (batched(operation)?, batch.last_mut()) {
+            (Work::Barriers(more), Some(Work::Barriers(count))) => *count += more,
+            (work, _) => batch.push(work),
+        }
+    }
+    Ok(batch)
 }
 
 driver_api! {
@@ -157,22 +194,33 @@ driver_api! {
 
     /// Writes 32 bits in stream order.
     fn cuStreamWriteValue32_v2, cuStreamWriteValue32_v2_ptsz(stream: CUstream, address: CUdeviceptr, value: u32, flags: c_uint) |process, per_thread| {
-        memory_operation(process, stream, per_thread, write(address, value.into(), false, flags)?, address, 4)
+        memory_operation(process, stream, per_thread, write(address, value.into(), false, flags))
     }
 
     /// Writes 64 bits in stream order.
     fn cuStreamWriteValue64_v2, cuStreamWriteValue64_v2_ptsz(stream: CUstream, address: CUdeviceptr, value: u64, flags: c_uint) |process, per_thread| {
-        memory_operation(process, stream, per_thread, write(address, value, true, flags)?, address, 8)
+        memory_operation(process, stream, per_thread, write(address, value, true, flags))
     }
 
     /// Makes a stream wait for 32 bits of memory.
     fn cuStreamWaitValue32_v2, cuStreamWaitValue32_v2_ptsz(stream: CUstream, address: CUdeviceptr, value: u32, flags: c_uint) |process, per_thread| {
-        memory_operation(process, stream, per_thread, wait(address, value.into(), false, flags)?, address, 4)
+        memory_operation(process, stream, per_thread, wait(address, value.into(), false, flags))
     }
 
     /// Makes a stream wait for 64 bits of memory.
     fn cuStreamWaitValue64_v2, cuStreamWaitValue64_v2_ptsz(stream: CUstream, address: CUdeviceptr, value: u64, flags: c_uint) |process, per_thread| {
-        memory_operation(process, stream, per_thread, wait(address, value, true, flags)?, address, 8)
+        memory_operation(process, stream, per_thread, wait(address, value, true, flags))
+    }
+
+    /// Memory operations one after the other: all of them, or none where one is refused.
+    fn cuStreamBatchMemOp_v2, cuStreamBatchMemOp_v2_ptsz(stream: CUstream, count: c_uint, operations: *const BatchMemOp, flags: c_uint) |process, per_thread| {
+        only_flags(flags, 0)?;
+        not_null(operations)?;
+        if count > BATCH_MAX {
+            return Err(Status::CUDA_ERROR_INVALID_VALUE);
+        }
+        let operations = std::slice::from_raw_parts(operations, count as usize);
+        submit_all(process, stream, per_thread, &batch(operations)?)
     }
 
     /// A stream's context; there are no green contexts.

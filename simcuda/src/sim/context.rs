@@ -86,6 +86,14 @@ impl Sim {
         }
     }
 
+    /// Fails where the current context cannot be used, but not where there is none.
+    pub(crate) fn check_no_dead_context(&self) -> R {
+        match thread::top() {
+            0 => Ok(()),
+            handle => self.healthy(handle),
+        }
+    }
+
     pub(crate) fn current(&self) -> R<&Context> {
         self.context(self.current_handle()?)
     }

@@ -1,14 +1,17 @@
 //! Page-locked host memory: allocated by the driver, or the program's own and registered.
 
-use super::memory::Memory;
+use super::memory::{Arena, LARGE_PAGE, Memory, PAGE};
 use crate::status::{R, Status};
 
 /// CU_MEMHOSTALLOC_PORTABLE, DEVICEMAP and WRITECOMBINED.
 pub(crate) const ALLOC_FLAGS: u32 = 0x7;
 /// CU_MEMHOSTREGISTER_PORTABLE, DEVICEMAP, IOMEMORY and READ_ONLY.
 pub(crate) const REGISTER_FLAGS: u32 = 0xf;
+const PORTABLE: u32 = 1;
 const DEVICE_MAP: u32 = 2;
 const WRITE_COMBINED: u32 = 4;
+/// Where page-locked memory is asked for: apart from device addresses.
+const ARENA_HINT: usize = 0x2000_0000_0000;
 
 /// A page-locked range.
 #[derive(Clone, Debug)]
@@ -25,22 +28,18 @@ pub(crate) struct HostBlock {
 impl Memory {
     /// Allocates page-locked memory, zeroed.
     pub(crate) fn add_host(&mut self, bytes: usize, flags: u32, context: usize) -> R<usize> {
-        // SAFETY: a new private mapping.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
-                -1,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
+        if self.host_arena.is_none() {
+            self.host_arena = Arena::reserve(ARENA_HINT, libc::PROT_NONE);
+        }
+        let arena = self.host_arena.as_mut().ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?;
+        let (taken, alignment) = room_for(bytes);
+        let address = arena.take(taken, alignment).ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?;
+        if !remap(address, taken, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_POPULATE) {
+            arena.put_back(address, taken);
             return Err(Status::CUDA_ERROR_OUT_OF_MEMORY);
         }
-        self.insert_host(address as usize, bytes, flags, false, context);
-        Ok(address as usize)
+        self.insert_host(address, bytes, flags, false, context);
+        Ok(address)
     }
 
     /// Registers memory of the program's.
@@ -60,10 +59,10 @@ impl Memory {
 
     fn insert_host(&mut self, address: usize, bytes: usize, flags: u32, registered: bool, context: usize) {
         let buffer_id = self.buffer_id();
-        // The driver reports every block as mapped, and which are portable of large ones and of write-combined ones.
-        const LARGE_BYTES: usize = 2 << 20;
-        let tells = !registered && (flags & WRITE_COMBINED != 0 || bytes >= LARGE_BYTES);
-        let flags = if tells { flags } else { flags & WRITE_COMBINED } | DEVICE_MAP;
+        // The driver reports every block as mapped. Blocks that share a large page are not told to be portable.
+        let is_apart = !registered && (bytes >= LARGE_PAGE || flags & WRITE_COMBINED != 0);
+        let portable = if is_apart { PORTABLE } else { 0 };
+        let flags = flags & (WRITE_COMBINED | portable) | DEVICE_MAP;
         self.host.insert(address, HostBlock { bytes, flags, registered, context, buffer_id, sync_memops: false });
     }
 
@@ -71,9 +70,30 @@ impl Memory {
     pub(crate) fn remove_host(&mut self, address: usize) -> Option<HostBlock> {
         let block = self.host.remove(&address)?;
         if !block.registered {
-            // SAFETY: the mapping that add_host made, of the same length; its block is gone.
-            unsafe { libc::munmap(address as *mut libc::c_void, block.bytes) };
+            let (taken, _) = room_for(block.bytes);
+            remap(address, taken, libc::PROT_NONE, libc::MAP_NORESERVE);
+            if let Some(arena) = &mut self.host_arena {
+                arena.put_back(address, taken);
+            }
         }
         Some(block)
     }
+}
+
+/// What a block takes, in bytes, and its alignment: small ones share large pages, and lie across none.
+fn room_for(bytes: usize) -> (usize, usize) {
+    if bytes > LARGE_PAGE / 2 {
+        (bytes.checked_next_multiple_of(LARGE_PAGE).unwrap_or(usize::MAX), LARGE_PAGE)
+    } else {
+        let taken = bytes.next_power_of_two().max(PAGE);
+        (taken, taken)
+    }
+}
+
+/// Puts fresh pages of our own there; false where there is no memory for them.
+fn remap(address: usize, bytes: usize, protection: libc::c_int, flags: libc::c_int) -> bool {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: whole pages of the arena, in which no block lies.
+    let mapped = unsafe { libc::mmap(address as *mut libc::c_void, bytes, protection, flags, -1, 0) };
+    mapped != libc::MAP_FAILED
 }

@@ -12,7 +12,7 @@ const ALIGNMENT: usize = 512;
 /// From this size on allocations start at a large page.
 const LARGE: usize = 1 << 20;
 pub(crate) const LARGE_PAGE: usize = 2 << 20;
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 /// Where the range of device addresses is asked for, and how large it may be, in bytes.
 const ARENA_HINT: usize = 0x3000_0000_0000;
 const ARENA_BYTES: usize = 1 << 40;
@@ -61,6 +61,7 @@ pub(crate) enum Side {
 /// All memory the process has from the driver.
 pub(crate) struct Memory {
     arena: Option<Arena>,
+    pub(super) host_arena: Option<Arena>,
     pub(crate) device: BTreeMap<usize, DeviceBlock>,
     pub(crate) host: BTreeMap<usize, HostBlock>,
     pub(crate) reservations: BTreeMap<usize, usize>,
@@ -72,6 +73,7 @@ impl Memory {
     pub(crate) fn new() -> Self {
         Self {
             arena: None,
+            host_arena: None,
             device: BTreeMap::new(),
             host: BTreeMap::new(),
             reservations: BTreeMap::new(),
@@ -88,7 +90,7 @@ impl Memory {
     /// A free range of device addresses.
     pub(crate) fn take_addresses(&mut self, bytes: usize, alignment: usize) -> R<usize> {
         if self.arena.is_none() {
-            self.arena = Arena::reserve();
+            self.arena = Arena::reserve(ARENA_HINT, libc::PROT_READ | libc::PROT_WRITE);
         }
         let arena = self.arena.as_mut().ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)?;
         arena.take(bytes, alignment).ok_or(Status::CUDA_ERROR_OUT_OF_MEMORY)
@@ -229,23 +231,23 @@ pub(crate) fn rounded(bytes: usize) -> usize {
     bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)
 }
 
-/// A range of address space, backed by ordinary memory once touched.
-struct Arena {
+/// A range of address space, backed by ordinary memory once touched, where it may be.
+pub(super) struct Arena {
     start: usize,
     bytes: usize,
     free: BTreeMap<usize, usize>,
 }
 
 impl Arena {
-    fn reserve() -> Option<Self> {
+    pub(super) fn reserve(hint: usize, protection: libc::c_int) -> Option<Self> {
         let mut bytes = ARENA_BYTES;
         while bytes >= LARGE_PAGE {
             // SAFETY: a new private mapping; the hint is no demand, so nothing that exists is replaced.
             let start = unsafe {
                 libc::mmap(
-                    ARENA_HINT as *mut libc::c_void,
+                    hint as *mut libc::c_void,
                     bytes,
-                    libc::PROT_READ | libc::PROT_WRITE,
+                    protection,
                     libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                     -1,
                     0,
@@ -264,7 +266,7 @@ impl Arena {
         (self.start..self.start + self.bytes).contains(&address)
     }
 
-    fn take(&mut self, bytes: usize, alignment: usize) -> Option<usize> {
+    pub(super) fn take(&mut self, bytes: usize, alignment: usize) -> Option<usize> {
         let fits = |(&start, &length): (&usize, &usize)| {
             let address = start.next_multiple_of(alignment);
             (address.checked_add(bytes)? <= start + length).then_some((start, length, address))
@@ -281,7 +283,7 @@ impl Arena {
         Some(address)
     }
 
-    fn put_back(&mut self, address: usize, bytes: usize) {
+    pub(super) fn put_back(&mut self, address: usize, bytes: usize) {
         let (first, last) = (address.next_multiple_of(PAGE), (address + bytes) / PAGE * PAGE);
         if last > first {
             // SAFETY: whole pages of the arena that no block lies in any more.

@@ -1,4 +1,4 @@
-//! Stream memory operations: cuStreamWriteValue and cuStreamWaitValue.
+//! Stream memory operations: cuStreamWriteValue, cuStreamWaitValue, and batches of them.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

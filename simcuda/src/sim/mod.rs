@@ -24,7 +24,7 @@ pub(crate) use context::Context;
 pub(crate) use event::{DISABLE_TIMING, Event, INTERPROCESS, Mark};
 pub(crate) use graph::{Executable, Graph};
 pub(crate) use host_memory::{ALLOC_FLAGS, REGISTER_FLAGS};
-pub(crate) use memory::BlockKind;
+pub(crate) use memory::{BlockKind, LARGE_PAGE};
 pub(crate) use module::Function;
 pub(crate) use pool::Pool;
 pub(crate) use stream::{NON_BLOCKING, Stream, StreamId, StreamKind, Ticket};

@@ -1,5 +1,6 @@
 //! The command beside the library: running a program under it, and looking at what it did.
 
+use aishim_abi::statistics::Statistic;
 use aishim_tests::{Outcome, Program, Sandbox, dist};
 use serde_json::Value;
 
@@ -61,6 +62,19 @@ fn gpu_time_is_what_was_used() {
         let requests = number(&process["histograms"]["request"]["count"]);
         assert!((requests - 400.0 / every.parse::<f64>().expect("a number")).abs() < 1.5, "{requests} requests");
     }
+}
+
+/// The same for several kernels on a stream that is idle before each launch, which sampling keeps busy for the moment.
+#[test]
+fn gpu_time_on_an_idle_stream() {
+    let program = Program::new("idle_stream").build();
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.succeed(sandbox.shimmed(&program).env("SIMCUDA_COSTS", "h200").arg("200"));
+    let process = stats(&sandbox, outcome.pid.into());
+    let samples = sandbox.segment(outcome.pid).statistic(Statistic::GpuSamples);
+    let ratio = number(&process["gpu_time_ns"]) / (200.0 * 1400e3);
+    // As above, and a pair whose launch came late on a busy machine shows that.
+    assert!(samples > 0 && (0.6..2.0).contains(&ratio), "{ratio} of the time used, from {samples} samples");
 }
 
 #[test]

@@ -47,7 +47,9 @@ fn the_columns_agree() {
     let (theirs, ours) = (column(&native.stdout), column(&shimmed.stdout));
     assert!(theirs.len() > 500 && theirs.keys().eq(ours.keys()), "{}", shimmed.stdout);
     for (name, value) in &theirs {
-        let is_as_noted = better.get(name).map_or(ours[name] == *value, |noted| ours[name] == *noted);
+        // Whether a copy is staged is a matter of the machine's processors.
+        let may_agree = name.starts_with("copy_") || !better.contains_key(name);
+        let is_as_noted = better.get(name) == Some(&ours[name]) || may_agree && ours[name] == *value;
         let agrees = is_as_noted || !better.contains_key(name) && agrees_alone(&sandbox, name);
         assert!(agrees, "{name}: {value} without the library, {} under it", ours[name]);
     }
