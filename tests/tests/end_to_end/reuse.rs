@@ -3,7 +3,7 @@
 
 use aishim_abi::statistics::Statistic;
 use aishim_tests::sandbox::Segment;
-use aishim_tests::{Outcome, Program, Sandbox};
+use aishim_tests::{Program, Sandbox};
 use std::process::Command;
 
 fn reuse(sandbox: &Sandbox, kind: &str) -> Command {
@@ -74,29 +74,4 @@ fn a_process_that_ends_while_the_pool_grows() {
     }
     // Where the background thread had not begun there was nothing to wait for.
     assert!(grown > 0, "none waited for the slab that was being reserved");
-}
-
-/// What the program of `benches/gpu/reuse.py` found in fewer rounds, on a GPU whose copies take their time.
-fn rounds(arguments: &[&str]) -> (Sandbox, Outcome, serde_json::Value) {
-    let sandbox = Sandbox::new();
-    let mut command = sandbox.shimmed(Program::new("reuse_rounds").flag("-O2").build());
-    command.args(arguments).env("SIMCUDA_COSTS", "h200");
-    let outcome = sandbox.succeed(&mut command);
-    let found = serde_json::from_str(&outcome.stdout).unwrap();
-    (sandbox, outcome, found)
-}
-
-#[test]
-fn in_rounds_on_streams_of_two_contexts() {
-    let (sandbox, outcome, found) = rounds(&["300"]);
-    assert_eq!(found["wrong"], 0, "{found}");
-    assert_eq!(found["disturbed"], 0, "{found}");
-    assert!(found["captures"].as_u64() > Some(0) && found["words"].as_u64() > Some(1 << 20), "{found}");
-    assert!(sandbox.segment(outcome.pid).statistic(Statistic::PoolHits) > 300, "the pool was at work");
-}
-
-#[test]
-fn rounds_find_blocks_that_are_handed_out_at_once() {
-    let (_, _, found) = rounds(&["200", "--immediate"]);
-    assert!(found["wrong"].as_u64() > Some(0), "{found}");
 }
