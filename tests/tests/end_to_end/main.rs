@@ -23,6 +23,7 @@ mod pinned;
 mod pool_map;
 mod quiet;
 mod reuse;
+mod reuse_rounds;
 mod settings;
 mod signals;
 mod slabs;
