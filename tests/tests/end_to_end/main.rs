@@ -5,6 +5,7 @@
 
 mod aictl;
 mod allocators;
+mod block_content;
 mod captures;
 mod copies;
 mod cudart;

@@ -63,6 +63,15 @@ fn no_word_is_wrong_and_no_capture_disturbed() {
     assert_eq!(segment.statistic(Statistic::PinnedBytes), 0);
 }
 
+/// Poison strikes all that is taken to be safe, and so whatever is still in use.
+#[test]
+fn nor_where_freed_blocks_are_poisoned() {
+    let (said, segment) = shimmed(&dist::poisoning_shim());
+    assert_undisturbed(&said);
+    assert!(segment.statistic(Statistic::PoolHits) > ROUNDS, "{said}");
+    assert_eq!(segment.statistic(Statistic::Panics), 0);
+}
+
 #[test]
 fn without_the_library_none_is_wrong() {
     let sandbox = Sandbox::new();
