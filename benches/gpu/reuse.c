@@ -19,7 +19,7 @@
 
 enum { STREAMS = 4, CONTEXTS = 2, LISTED = 8, LEAST_WORDS = 1 << 10, MOST_WORDS = 1 << 18, WORD_BYTES = 4 };
 enum { SLOW_ONE_IN = 3, SLOW_COPIES = 8, SLOW_LEAST_NS = 100000, CAPTURE_ONE_IN = 16 };
-enum { NOT_READY = 600, THREADS_PER_BLOCK = 256 };
+enum { THREADS_PER_BLOCK = 256 };
 
 enum Use { FROM_BLOCK, INTO_BLOCK, MAPPED, USES };
 static const char *const USE_NAMES[] = {"from_block", "into_block", "mapped"};
@@ -307,11 +307,22 @@ static void play_round(struct Lane *lane)
     if (has_capture)
         end_capture();
     CHECK(cuCtxSetCurrent(contexts[lane->context]));
-    counts.late += cuStreamQuery(lane->stream) == NOT_READY;
+    counts.late += cuStreamQuery(lane->stream) == 600; /* not ready */
     CHECK(cuCtxSetCurrent(contexts[0]));
 }
 
 /* --- beginning and end --- */
+
+/* Launched once each: where functions are loaded lazily, the first launch may do what captures and waits do not bear. */
+static void warm_up(struct Lane *lane)
+{
+    unsigned long long no_time_ns = 0;
+    void *arguments[] = {&no_time_ns};
+
+    lane->words = LEAST_WORDS;
+    CHECK(launch_add(lane->context, lane->zeros, lane, lane->stream));
+    CHECK(cuLaunchKernel(spin[lane->context], 1, 1, 1, 1, 1, 1, 0, lane->stream, arguments, NULL));
+}
 
 static void load(int context)
 {
@@ -336,6 +347,7 @@ static void open_lane(struct Lane *lane, int context)
     CHECK(cuMemAlloc_v2(&lane->zeros, bytes));
     CHECK(cuMemAlloc_v2(&lane->arrived, bytes));
     CHECK(cuMemsetD32Async(lane->zeros, 0, MOST_WORDS, lane->stream));
+    warm_up(lane);
     CHECK(cuStreamSynchronize(lane->stream));
 }
 
@@ -366,7 +378,6 @@ static void begin(struct Lane *scratch)
     for (int i = 0; i < STREAMS; i++)
         open_lane(&lanes[i], i % CONTEXTS);
     open_lane(scratch, 0);
-    scratch->words = LEAST_WORDS;
     CHECK(cuCtxSetCurrent(contexts[0]));
     for (; is_immediate && listed_count < LISTED; listed_count++)
         listed[listed_count] = page_locked(MOST_WORDS * WORD_BYTES);

@@ -4,7 +4,7 @@
 #include "program.h"
 #include <stdint.h>
 
-enum { BYTES = 64 << 10, MARK = 0x5a, NOT_READY = 600, ATTEMPTS = 1000 };
+enum { BYTES = 64 << 10, MARK = 0x5a, ATTEMPTS = 1000 };
 
 static uint8_t *pinned(size_t bytes)
 {
@@ -53,7 +53,7 @@ static int look_behind_a_free(CUdeviceptr memory, CUstream stream, const uint8_t
     CHECK(cuMemFreeHost(block));
     *changed = others(block, BYTES, MARK);
     *freed = block;
-    return cuStreamQuery(stream) == NOT_READY;
+    return cuStreamQuery(stream) == 600; /* not ready */
 }
 
 static void freed(void)
