@@ -91,6 +91,12 @@ pub const ALL: &[Variable] = &[
         text: "Size the pool of pinned memory grows to ahead of need, in MiB; 0 turns the pool off.",
     },
     Variable {
+        name: "AISHIM_POOL_ZERO",
+        values: Values::Number(0, 1),
+        default: "0",
+        text: "1 hands out blocks of the pool filled with zeroes; else they hold what their last owner left there.",
+    },
+    Variable {
         name: "AISHIM_PRIORITY",
         values: Values::Number(0, 100),
         default: "20",

@@ -21,7 +21,7 @@ while (($#)); do
     esac
 done
 # What takes little comes first: a broken build shows itself within the first half minute.
-((${#checks[@]})) || checks=(static_cudart fidelity host_memory slab_stall loader processes launch_counts copies copies_torch bits overhead gpu_time)
+((${#checks[@]})) || checks=(static_cudart fidelity host_memory reuse slab_stall loader processes launch_counts copies copies_torch bits overhead gpu_time)
 mkdir -p "$out"
 
 # The defaults, made smaller where that saves minutes and costs little.

@@ -44,6 +44,8 @@ pub(crate) struct PoolSettings {
     pub(crate) is_eager: bool,
     /// After how long without need a slab is given back, in milliseconds; 0 for never.
     pub(crate) idle_ms: u64,
+    /// Whether its blocks are handed out zeroed.
+    pub(crate) is_zeroed: bool,
 }
 
 const DEFAULT_POOL_MIB: u64 = 256;
@@ -101,6 +103,7 @@ impl PoolSettings {
             limit_bytes: limit_bytes.max(bytes),
             is_eager: is_set_to(b"eager"),
             idle_ms: number(c"AISHIM_POOL_IDLE_S").unwrap_or(DEFAULT_POOL_IDLE_S) * 1000,
+            is_zeroed: number(c"AISHIM_POOL_ZERO") == Some(1),
         }
     }
 }

@@ -5,7 +5,10 @@
 //! the context ends, so does its pool, and the next request makes another. A pool is never freed: a thread may be in
 //! it, and a process has few contexts.
 
+mod content;
 mod keeper;
+#[cfg(feature = "poison")]
+mod poison;
 mod shown;
 
 use crate::block_notes;
@@ -70,6 +73,7 @@ pub(crate) fn configure(settings: &PoolSettings) {
     let bytes = shape.slab_bytes().iter().sum();
     let _ = SHAPE.set((shape, settings.is_eager));
     keeper::configure(settings.idle_ms);
+    content::configure(settings.is_zeroed);
     CAPACITY.store(bytes, Relaxed);
     segment::set(Statistic::PoolCapacity, bytes as u64);
 }
@@ -129,7 +133,7 @@ fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
     if home.context != context {
         return Err(Statistic::PoolMissContext);
     }
-    let outcome = home.pool.alloc(bytes, flags);
+    let outcome = home.pool.alloc(bytes, flags).inspect(|&block| content::prepare(block, bytes));
     if home.pool.wants_growth() {
         keeper::call();
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The library that is preloaded.
 #[must_use]
@@ -17,21 +17,45 @@ pub fn shim() -> PathBuf {
 #[must_use]
 pub fn panicking_shim() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| std::env::var_os("AISHIM_PANIC_LIB").map_or_else(build_panicking, PathBuf::from)).clone()
+    BUILT.get_or_init(|| given_or_built("AISHIM_PANIC_LIB", "panic-injection")).clone()
 }
 
-fn build_panicking() -> PathBuf {
+/// The same with its feature `poison`: `AISHIM_POISON_LIB`, or built here and now.
+///
+/// # Panics
+/// Where it cannot be built.
+#[must_use]
+pub fn poisoning_shim() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| given_or_built("AISHIM_POISON_LIB", "poison")).clone()
+}
+
+fn given_or_built(variable: &str, feature: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| build_with(feature), PathBuf::from)
+}
+
+/// Both features are built in one folder, so that what they have in common is built once; hence one after the other,
+/// each moved to a folder of its own.
+fn build_with(feature: &str) -> PathBuf {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let test = std::env::current_exe().expect("the test's own path");
-    let target = test.ancestors().nth(3).expect("the target folder").join("panic-injection");
+    let target = test.ancestors().nth(3).expect("the target folder").join("test-builds");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--offline", "-p", "aishim", "--features", "panic-injection", "--target-dir"])
+        .args(["build", "--offline", "-p", "aishim", "--features", feature, "--target-dir"])
         .arg(&target)
         .output()
         .expect("cargo");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    target.join("debug/libaishim.so")
+    let library = target.join(feature).join("libaishim.so");
+    // Copied and renamed: a program of an earlier run may still have it mapped.
+    let fresh = library.with_extension(std::process::id().to_string());
+    std::fs::create_dir_all(target.join(feature)).expect("a folder beside the build");
+    std::fs::copy(target.join("debug/libaishim.so"), &fresh).expect("the library that was built");
+    std::fs::rename(&fresh, &library).expect("a rename within a folder");
+    library
 }
 
 /// The command `aictl`.

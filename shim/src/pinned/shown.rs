@@ -19,14 +19,22 @@ struct Shown(PoolMap);
 
 /// A pool of that shape, shown in the map from its first block on.
 pub(super) fn show(pool: Pool, shape: &PoolConfig) -> Pool {
+    let shown = shown(shape);
+    #[cfg(feature = "poison")]
+    let shown = Some(Box::new(super::poison::Poisoner::new(shape, shown)) as Box<dyn Witness>);
+    match shown {
+        Some(witness) => pool.with_witness(witness),
+        None => pool,
+    }
+}
+
+fn shown(shape: &PoolConfig) -> Option<Box<dyn Witness>> {
     static IS_USED: AtomicBool = AtomicBool::new(false);
-    let Some(map) = *MAP.get_or_init(|| publish(shape)) else {
-        return pool;
-    };
+    let map = (*MAP.get_or_init(|| publish(shape)))?;
     if IS_USED.swap(true, Relaxed) {
         map.clear();
     }
-    pool.with_witness(Box::new(Shown(map)))
+    Some(Box::new(Shown(map)))
 }
 
 /// Slabs have come or gone.

@@ -5,6 +5,7 @@
 
 mod aictl;
 mod allocators;
+mod block_content;
 mod captures;
 mod copies;
 mod cudart;
@@ -23,6 +24,7 @@ mod pinned;
 mod pool_map;
 mod quiet;
 mod reuse;
+mod reuse_rounds;
 mod settings;
 mod signals;
 mod slabs;

@@ -66,6 +66,8 @@ fn pool_settings_that_cannot_be() {
         ("AISHIM_POOL_MAX_MIB", "4096", "1 to 4095"),
         ("AISHIM_POOL_IDLE_S", "86401", "0 to 86400"),
         ("AISHIM_POOL_IDLE_S", "soon", "0 to 86400"),
+        ("AISHIM_POOL_ZERO", "2", "0 to 1"),
+        ("AISHIM_POOL_ZERO", "yes", "0 to 1"),
     ];
     for (name, value, allowed) in cases {
         let (sandbox, outcome) = with_variable(name, value);
@@ -100,6 +102,7 @@ fn empty_values_count_as_unset() {
         "AISHIM_POOL_IDLE_S",
         "AISHIM_POOL_MAX_MIB",
         "AISHIM_POOL_MIB",
+        "AISHIM_POOL_ZERO",
         "AISHIM_PRIORITY",
         "AISHIM_SAMPLE",
         "AISHIM_LOG",
