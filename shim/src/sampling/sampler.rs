@@ -30,7 +30,7 @@ const BUDGET_PS: u64 = 6_250;
 const LEARNING_NS: u64 = 5_000_000;
 
 /// What first samples may cost besides that.
-const FIRST_SAMPLES_NS: u64 = 20_000_000;
+const FIRST_SAMPLES_NS: u64 = 10_000_000;
 
 /// A launch call that takes longer on an idle stream loads code: nothing to learn from.
 pub(super) const SLOW_NS: u64 = 100_000;
@@ -95,30 +95,25 @@ impl Sampler {
         let Some(turn) = self.table.turn(stratum, random, |launches, is_first| self.budget(launches, is_first)) else {
             return;
         };
-        if !self.begin(stream, key, turn) {
-            self.table.again(turn.place);
-        }
+        self.begin(stream, key, turn);
         self.spent(began);
     }
 
-    fn begin(&mut self, stream: sys::CUstream, key: u64, turn: Turn) -> bool {
+    fn begin(&mut self, stream: sys::CUstream, key: u64, turn: Turn) {
         let Some(section) = Section::enter() else {
-            return false;
+            return;
         };
         // A thread that launches and lets others wait (PyTorch's backward) has no better moment.
         if self.pairs.iter().filter(|p| p.state == State::Pending).count() >= COLLECT_AT {
             self.collect_pending();
         }
-        let Some(index) = self.pairs.iter().position(|p| p.state == State::Free) else {
-            return false;
-        };
-        let pair = &mut self.pairs[index];
-        if !pair.begin(stream, driver::context(), turn.beyond_doubt) {
-            return false;
+        let free = self.pairs.iter_mut().enumerate().find(|(_, p)| p.state == State::Free);
+        if let Some((index, pair)) = free
+            && pair.begin(stream, driver::context(), turn.beyond_doubt)
+        {
+            (pair.key, pair.place) = (key, turn.place);
+            self.open = Some((index, section));
         }
-        (pair.key, pair.place) = (key, turn.place);
-        self.open = Some((index, section));
-        true
     }
 
     /// Puts the second event behind it, before anything else: on an idle stream a short kernel is over by now.
@@ -136,7 +131,6 @@ impl Sampler {
             self.measured += 1;
         } else {
             pair.state = State::Free;
-            self.table.again(pair.place);
             segment::add(Statistic::GpuSamplesDiscarded, 1);
         }
         self.spent(launched);
@@ -197,9 +191,8 @@ impl Sampler {
                 continue;
             };
             pair.state = State::Free;
-            match outcome {
-                Some((time_ns, verdict)) => self.table.learn(pair.place, time_ns, verdict),
-                None => self.table.again(pair.place),
+            if let Some((time_ns, verdict)) = outcome {
+                self.table.learn(pair.place, time_ns, verdict);
             }
         }
     }

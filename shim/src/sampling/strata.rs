@@ -224,8 +224,8 @@ impl Table {
         Some(Turn { place, beyond_doubt: known.doubtful })
     }
 
-    /// No sample came of it after all: another one soon.
-    pub(super) fn again(&self, place: usize) {
+    /// Another sample soon. (One of which nothing came is not worth that: what kept it may keep the next.)
+    fn again(&self, place: usize) {
         let mut strata = self.strata.lock();
         let at = strata.known[place].at as usize;
         strata.count(place, &self.left[at]);
@@ -237,7 +237,7 @@ impl Table {
 
     /// Takes a sample's time into account, as far as it is believed.
     pub(super) fn learn(&self, place: usize, time_ns: u64, verdict: Verdict) {
-        if matches!(verdict, Verdict::Contended | Verdict::Doubtful) {
+        if verdict == Verdict::Doubtful {
             self.again(place);
         }
         let mut strata = self.strata.lock();
