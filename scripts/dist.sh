@@ -11,10 +11,12 @@ built=${1:?usage: scripts/dist.sh CARGO-OUTPUT-FOLDER}
 mkdir -p dist/sim dist/examples dist/include
 
 # Debug information goes, the symbol tables stay: profilers and backtraces can still name our functions.
+# A name of this run's own in between: two builds at a time must not place each other's files.
 place() {
-    strip --strip-debug -o "$built/.stripped" "$built/$1"
-    install -C -m "$3" "$built/.stripped" "dist/$2"
-    rm "$built/.stripped"
+    local stripped=$built/.stripped.$$
+    strip --strip-debug -o "$stripped" "$built/$1"
+    install -C -m "$3" "$stripped" "dist/$2"
+    rm "$stripped"
 }
 
 place libaishim.so libaishim.so 644
