@@ -123,7 +123,7 @@ static void give(float *block)
         CHECK(cuMemFreeHost(block));
 }
 
-/* --- patterns: whole numbers from 0 on that a float holds exactly, no two patterns with a word in common --- */
+/* --- patterns: whole numbers from 0 on that a float holds exactly, no two alike at the same place --- */
 
 static uint32_t first_pattern(uint32_t round)
 {
@@ -304,8 +304,10 @@ static void play_round(struct Lane *lane)
     give(block);
     lane->second = take(bytes);
     fill(lane->second, lane->words, second_pattern(lane->round));
-    if (has_capture)
+    if (has_capture) {
+        settle(&lanes[chance(STREAMS)]); /* a wait is when freed blocks are looked at, which must not touch the capture */
         end_capture();
+    }
     CHECK(cuCtxSetCurrent(contexts[lane->context]));
     counts.late += cuStreamQuery(lane->stream) == 600; /* not ready */
     CHECK(cuCtxSetCurrent(contexts[0]));
