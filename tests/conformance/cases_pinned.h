@@ -29,7 +29,7 @@ CASE(pinned_size_of_20m_and_1, 20 * MIB + 1) { return fact_of(20 * MIB + 1, 20 *
 CASE(pinned_mapping_size_of_100, 2 * MIB) { return fact_of(100, 0, MAPPING_SIZE); }
 CASE(pinned_mapping_size_of_4096, 2 * MIB) { return fact_of(4096, 0, MAPPING_SIZE); }
 /* A driver says 4 MiB; a block of a pool may lie across one more page of 2 MiB. */
-CASE(pinned_mapping_size_of_3m, 1) { long long v = fact_of(3 * MIB, 0, MAPPING_SIZE); return v == 4 * MIB || v == 6 * MIB; }
+CASE(pinned_mapping_of_3m_is_of_4m_or_6m, 1) { long long v = fact_of(3 * MIB, 0, MAPPING_SIZE); return v == 4 * MIB || v == 6 * MIB; }
 /* Whether the mapping begins and ends at multiples of 2 MiB, and holds the block. */
 static long long lies_in_large_pages(size_t bytes) {
     char *p = pinned(bytes);
