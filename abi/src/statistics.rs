@@ -43,7 +43,7 @@ statistics! {
     GpuTime "gpu_time_ns" Counter "GPU time used, estimated from the sampled launches.";
     GpuSamples "gpu_samples" Counter "Launches whose GPU time was measured.";
     GpuSamplesContended "gpu_samples_contended" Counter "Samples set aside because another process had the GPU meanwhile.";
-    GpuSamplesDiscarded "gpu_samples_discarded" Counter "Samples given up: first launch of a function, slow launch, or an event that could not be read.";
+    GpuSamplesDiscarded "gpu_samples_discarded" Counter "Samples given up: the launch came too late behind its first event, or an event could not be read.";
     SampleInterval "sample_interval_launches" Gauge "One launch in this many is sampled.";
     EmptyPair "empty_event_pair_ns" Gauge "Time between two events with nothing between them, subtracted from each sample.";
     OpenRequests "open_requests" Gauge "Streams with work that no synchronisation has ended yet.";

@@ -188,11 +188,14 @@ extern "C" fn forked() {
 /// calls the driver.
 extern "C" fn exiting() {
     mode::set(mode::EXITING);
-    crate::fence::fenced(|| sampling::settle_all(true));
+    crate::fence::fenced(|| {
+        sampling::settle_all(true);
+        pinned::process_ends();
+        trace::end();
+        copies::process_ends();
+    });
+    // Last, as readers may rely on: the figures before it are the final ones.
     segment::ended(clock::unix_ns());
-    pinned::process_ends();
-    trace::end();
-    copies::process_ends();
 }
 
 /// Starts a thread of ours: all signals blocked but the faults, so that the program's handlers run on its own threads.
