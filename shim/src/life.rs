@@ -188,12 +188,10 @@ extern "C" fn forked() {
 /// calls the driver.
 extern "C" fn exiting() {
     mode::set(mode::EXITING);
-    crate::fence::fenced(|| {
-        sampling::settle_all(true);
-        pinned::process_ends();
-        trace::end();
-        copies::process_ends();
-    });
+    // Each behind a fence of its own: what waits for our threads must not be left out.
+    for ends in [|| sampling::settle_all(true), pinned::process_ends, trace::end, copies::process_ends] {
+        crate::fence::fenced(ends);
+    }
     // Last, as readers may rely on: the figures before it are the final ones.
     segment::ended(clock::unix_ns());
 }
