@@ -1,4 +1,4 @@
-//! The bytes of a segment, version 1.
+//! The bytes of a segment, version 2.
 //!
 //! Candidates weighed before this layout was fixed:
 //! * one set of counters with locked additions: a locked addition costs 5 ns alone and 50 to 100 ns when 16 threads
@@ -8,17 +8,23 @@
 //!   of launch calls cut to values below 1 ms ([`WINDOW_BUCKETS`]); the rare longer call, everything rare, and threads
 //!   beyond the shards use locked additions in shard 0 and in the full histograms.
 //!
+//! What a launch writes lies on one page, a shard's: between two launches a program runs through so much memory that
+//! each further page costs a launch another walk through the page tables (eager PyTorch on a virtual machine: 30 ns and
+//! more each). So the cost of a call is only noted there, in [`Shard::recent`], and counted in the histogram,
+//! which is 14 KiB, when [`RECENT`] have come together. Version 1 counted each at once. Readers count what is still there,
+//! so nothing is lost when a process is killed.
+//!
 //! A reader adds the shards up. A thread that ends leaves its counts in the shard and the shard to the next thread, so
 //! nothing is ever lost, whenever the process dies.
 
 use crate::histogram::{BUCKETS, WINDOW_BUCKETS};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 /// First eight bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"AISHIMSG";
 
 /// Version of the layout; changes with every change that an older reader would misread.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Most hooked entry points a segment can name.
 pub const HOOKS: usize = 192;
@@ -28,6 +34,12 @@ pub const COUNTERS: usize = 128;
 
 /// Shards for threads that launch; shard 0 is shared by those that found no other free.
 pub const SHARDS: usize = 20;
+
+/// Launch calls that a shard holds back from its histogram.
+pub const RECENT: usize = 64;
+
+/// Bytes that the owner of a shard has for itself.
+pub const COUNTDOWNS: usize = 2048;
 
 /// Devices that a segment can name.
 pub const DEVICES: usize = 16;
@@ -120,22 +132,27 @@ pub struct Histogram {
     pub buckets: [AtomicU64; BUCKET_ROOM],
 }
 
-/// What one launching thread counts without locks.
-#[repr(C, align(64))]
+/// What one launching thread counts without locks; a page.
+#[repr(C, align(4096))]
 pub struct Shard {
     /// Kernel thread id of the owner, 0 when free. Shard 0 is never owned.
     pub owner_tid: AtomicU32,
     _reserved0: u32,
-    /// Sum of the values in `launch`, in nanoseconds.
+    /// Sum of the values in the shard's [`Window`], in nanoseconds.
     pub launch_sum_ns: AtomicU64,
-    /// Largest value in `launch`, in nanoseconds.
+    /// Largest value there, in nanoseconds.
     pub launch_max_ns: AtomicU64,
-    /// Calls of each hook; launches are the first, in the cache line of the fields above.
+    _reserved1: [u64; 5],
+    /// Launch calls that are not yet in the shard's [`Window`]: the host's cost in nanoseconds plus one, or 0.
+    pub recent: [AtomicU32; RECENT],
+    /// The owner's, of no meaning to others: launches until it looks at kernels of a kind again.
+    pub countdowns: [AtomicU8; COUNTDOWNS],
+    /// Calls of each hook; launches are the first.
     pub calls: [AtomicU64; HOOKS],
-    /// Host cost of launch calls below [`WINDOW_LIMIT_NS`](crate::histogram::WINDOW_LIMIT_NS).
-    pub launch: [AtomicU64; WINDOW_BUCKETS],
-    _reserved: [u64; 61],
 }
+
+/// Host cost of a shard's launch calls below [`WINDOW_LIMIT_NS`](crate::histogram::WINDOW_LIMIT_NS), by bucket.
+pub type Window = [AtomicU64; WINDOW_BUCKETS];
 
 /// The first page of a segment: who wrote it and how to read the rest.
 #[repr(C, align(4096))]
@@ -188,7 +205,7 @@ pub struct Segment {
     /// [`HookKind`] of each hook.
     pub hook_kinds: [u8; HOOKS],
     /// [`HookState`] of each hook.
-    pub hook_states: [std::sync::atomic::AtomicU8; HOOKS],
+    pub hook_states: [AtomicU8; HOOKS],
     /// Calls of each hook that returned an error.
     pub errors: [AtomicU64; HOOKS],
     /// Counters and gauges, by [`Statistic`](crate::statistics::Statistic).
@@ -201,6 +218,8 @@ pub struct Segment {
     pub request: Histogram,
     /// What launching threads count.
     pub shards: [Shard; SHARDS],
+    /// For each shard its histogram.
+    pub launches: [Window; SHARDS],
 }
 
 /// Size of a segment in bytes.
@@ -210,19 +229,21 @@ const _: () = {
     assert!(BUCKETS <= BUCKET_ROOM);
     assert!(size_of::<Header>() == 4096);
     assert!(size_of::<Histogram>() == 64 + 8 * BUCKET_ROOM);
-    assert!(size_of::<Shard>() == 16384);
+    assert!(size_of::<Shard>() == 4096);
     assert!(std::mem::offset_of!(Header, generation) == 24);
     assert!(std::mem::offset_of!(Header, devices) == 80);
     assert!(std::mem::offset_of!(Header, command) == 368);
-    assert!(std::mem::offset_of!(Shard, calls) == 24);
-    assert!(std::mem::offset_of!(Shard, launch) == 1560);
+    assert!(std::mem::offset_of!(Shard, recent) == 64);
+    assert!(std::mem::offset_of!(Shard, countdowns) == 320);
+    assert!(std::mem::offset_of!(Shard, calls) == 2368);
     assert!(std::mem::offset_of!(Segment, hook_names) == 4096);
     assert!(std::mem::offset_of!(Segment, hook_kinds) == 13312);
     assert!(std::mem::offset_of!(Segment, errors) == 13696);
     assert!(std::mem::offset_of!(Segment, counters) == 15232);
     assert!(std::mem::offset_of!(Segment, launch) == 16256);
-    assert!(std::mem::offset_of!(Segment, shards) == 127_040);
-    assert!(SEGMENT_BYTES == 458_752);
+    assert!(std::mem::offset_of!(Segment, shards) == 131_072);
+    assert!(std::mem::offset_of!(Segment, launches) == 212_992);
+    assert!(SEGMENT_BYTES == 499_712);
     assert!(SEGMENT_BYTES <= 512 * 1024);
     assert!(SEGMENT_BYTES.is_multiple_of(4096));
 };

@@ -88,6 +88,17 @@ pub struct HistogramCopy {
     pub max_ns: u64,
 }
 
+impl HistogramCopy {
+    /// Counts one more value.
+    fn add(&mut self, value_ns: u64) {
+        if let Some(count) = self.counts.get_mut(histogram::index_of(value_ns)) {
+            *count = count.saturating_add(1);
+        }
+        self.sum_ns = self.sum_ns.saturating_add(value_ns);
+        self.max_ns = self.max_ns.max(value_ns);
+    }
+}
+
 /// Which histogram of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -299,12 +310,13 @@ impl SegmentCopy {
     }
 
     fn add_shards(&self, to: &mut HistogramCopy) {
-        for shard in &self.copy.shards {
-            for (count, more) in to.counts.iter_mut().zip(&shard.launch) {
+        for (shard, window) in self.copy.shards.iter().zip(&self.copy.launches) {
+            for (count, more) in to.counts.iter_mut().zip(window) {
                 *count = count.saturating_add(more.load(Relaxed));
             }
             to.sum_ns = to.sum_ns.saturating_add(shard.launch_sum_ns.load(Relaxed));
             to.max_ns = to.max_ns.max(shard.launch_max_ns.load(Relaxed).min(histogram::HIGHEST_NS));
+            shard.recent.iter().filter_map(|noted| noted.load(Relaxed).checked_sub(1)).for_each(|ns| to.add(ns.into()));
         }
     }
 }

@@ -3,12 +3,14 @@
 #[path = "../fuzz/src/lib.rs"]
 mod cases;
 
-use aishim_abi::layout::SEGMENT_BYTES;
-use aishim_abi::reader::{ReadError, SegmentCopy};
+use aishim_abi::histogram::index_of;
+use aishim_abi::layout::{SEGMENT_BYTES, Segment, Shard, VERSION};
+use aishim_abi::reader::{HistogramCopy, ReadError, SegmentCopy, Which};
 use cases::good;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::io::Write;
+use std::mem::offset_of;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
@@ -71,8 +73,25 @@ fn a_good_segment_is_read() {
 }
 
 #[test]
+fn calls_that_are_only_noted_are_counted() {
+    let before = SegmentCopy::from_bytes(&good().bytes).unwrap().histogram(Which::Launch);
+    let mut sample = good();
+    let recent = offset_of!(Segment, shards) + 5 * size_of::<Shard>() + offset_of!(Shard, recent);
+    for (place, noted) in [(0, 1 + 300_u32), (63, 1), (7, u32::MAX)] {
+        let at = recent + 4 * place;
+        sample.bytes[at..at + 4].copy_from_slice(&noted.to_ne_bytes());
+    }
+    let after = SegmentCopy::from_bytes(&sample.bytes).unwrap().histogram(Which::Launch);
+    let total = |histogram: &HistogramCopy| histogram.counts.iter().sum::<u64>();
+    assert_eq!(total(&after), total(&before) + 3);
+    assert_eq!(after.sum_ns, before.sum_ns + 300 + u64::from(u32::MAX) - 1);
+    assert_eq!(after.counts[index_of(300)], before.counts[index_of(300)] + 1);
+    assert_eq!(after.counts[0], before.counts[0] + 1);
+}
+
+#[test]
 fn older_and_newer_versions_are_told_apart_from_damage() {
-    for found in [0, 2, u32::MAX] {
+    for found in [0, VERSION - 1, VERSION + 1, u32::MAX] {
         // Another version's segment may be shorter than ours.
         for bytes in [16, 4096, SEGMENT_BYTES] {
             let sample = good().version(found);

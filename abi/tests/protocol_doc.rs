@@ -2,8 +2,8 @@
 
 use aishim_abi::histogram::{BUCKETS, HIGHEST_NS, WINDOW_BUCKETS, WINDOW_LIMIT_NS};
 use aishim_abi::layout::{
-    BUCKET_ROOM, COUNTERS, DEVICES, HOOKS, Header, Histogram, NAME_BYTES, SEGMENT_BYTES, SHARDS, Segment, Shard,
-    UNKNOWN_NAMES, VERSION,
+    BUCKET_ROOM, COUNTDOWNS, COUNTERS, DEVICES, HOOKS, Header, Histogram, NAME_BYTES, RECENT, SEGMENT_BYTES, SHARDS,
+    Segment, Shard, UNKNOWN_NAMES, VERSION,
 };
 use aishim_abi::pool_layout;
 use aishim_abi::statistics::{ALL, Kind};
@@ -39,10 +39,10 @@ fn offsets_are_those_of_the_layout() {
     );
     assert_table(
         "the segment",
-        &offsets!(Segment: header, hook_names, hook_kinds, hook_states, errors, counters, launch, gpu, request, shards),
+        &offsets!(Segment: header, hook_names, hook_kinds, hook_states, errors, counters, launch, gpu, request, shards, launches),
     );
     assert_table("a histogram", &offsets!(Histogram: sum_ns, max_ns, buckets));
-    assert_table("a shard", &offsets!(Shard: owner_tid, launch_sum_ns, launch_max_ns, calls, launch));
+    assert_table("a shard", &offsets!(Shard: owner_tid, launch_sum_ns, launch_max_ns, recent, countdowns, calls));
 }
 
 #[test]
@@ -86,6 +86,8 @@ fn limits_are_those_of_the_layout() {
         ("counters", COUNTERS),
         ("shards", SHARDS),
         ("size of a shard in bytes", size_of::<Shard>()),
+        ("launch calls that a shard holds back", RECENT),
+        ("bytes that a shard's owner has for itself", COUNTDOWNS),
         ("size of a histogram in bytes", size_of::<Histogram>()),
         ("devices", DEVICES),
         ("bytes of a name", NAME_BYTES),

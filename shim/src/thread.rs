@@ -1,207 +1,208 @@
 //! What each launching thread has of its own: a shard of the segment to count in, and its part of the sampling.
 //!
-//! The pointer to it lives in a thread-local of the initial-exec model, written in assembly because stable Rust has no
-//! way to ask for that model: two instructions, where the model of a shared library would call `__tls_get_addr` on
-//! every launch. A preloaded library's thread-locals are part of every thread's static block, so the model is right.
+//! It lies in a thread-local of the initial-exec model, written in assembly because stable Rust has no way to ask for
+//! that model: its place is known when the library is loaded, where the model of a shared library would call
+//! `__tls_get_addr` on every launch. A preloaded library's thread-locals are part of every thread's static block, so the
+//! model is right; and that block, which the C library and Python use all the time, is in the caches and the TLB. What a
+//! launch touches besides is [`HOT`] and one page, the shard.
 
 use crate::clock;
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::hot::HOT;
-use crate::sampling::{Countdowns, Sampler};
+use crate::sampling::Sampler;
 use crate::segment::{self, bump, segment};
 use aishim_abi::histogram::{WINDOW_LIMIT_NS, index_of};
-use aishim_abi::layout::{SHARDS, Shard};
+use aishim_abi::layout::{RECENT, Shard, Window};
 use aishim_abi::statistics::Statistic;
 use std::sync::atomic::{
     AtomicU32,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed},
 };
 
 std::arch::global_asm!(
     ".pushsection .tbss,\"awT\",@nobits",
-    ".p2align 3",
+    ".p2align 6",
     ".globl aishim_thread",
     ".hidden aishim_thread",
     ".type aishim_thread,@object",
-    ".size aishim_thread,8",
+    ".size aishim_thread,{bytes}",
     "aishim_thread:",
-    ".zero 8",
+    ".zero {bytes}",
     ".popsection",
+    bytes = const size_of::<Thread>(),
 );
 
-/// A launching thread's own. What a launch touches comes first and shares a cache line.
+/// A launching thread's own; what a launch touches. Zeroes, as the loader leaves it, are a thread that has not launched.
 #[repr(C, align(64))]
 pub(crate) struct Thread {
-    shard: &'static Shard,
-    /// Launches until the next sample, by kernel.
-    pub(crate) countdowns: &'static Countdowns,
+    /// None before the thread's first launch.
+    shard: Option<&'static Shard>,
     /// A bit for kernels whose next launch may be to be sampled.
     pub(crate) armed: u64,
     /// The stream last worked on, as a key of `streams`.
     pub(crate) last_stream: usize,
     /// Its request was open when so many had ended; see [`hot`](crate::hot).
     pub(crate) requests_ended: u32,
-    /// The bucket in which the last launch was counted; the next one's is likely the same.
-    last_bucket: u32,
-    /// The shard is this thread's alone: additions need no lock.
-    exclusive: bool,
-    /// Sampling of GPU time.
-    pub(crate) sampler: Sampler,
+    /// Launches so far, around the wrap: which place of the shard's `recent` is next.
+    launches: u32,
+    /// Launch calls below this are noted in the shard; none where the shard is not part of the segment.
+    limit_ns: u64,
+    /// Where they are counted then.
+    window: Option<&'static Window>,
+    /// Sampling of GPU time; there once the shard is.
+    sampler: Option<Box<Sampler>>,
 }
+
+const _: () = assert!(size_of::<Thread>() == 64 && RECENT.is_power_of_two());
 
 /// The calling thread's own, null before its first launch.
 #[inline]
 pub(crate) fn current() -> *mut Thread {
-    let thread: *mut Thread;
-    // SAFETY: reads the thread-local defined above, through the offset the loader put into our GOT.
-    unsafe {
-        std::arch::asm!(
-            "mov {t}, qword ptr [rip + aishim_thread@GOTTPOFF]",
-            "mov {t}, qword ptr fs:[{t}]",
-            t = out(reg) thread,
-            options(nostack, preserves_flags, readonly),
-        );
-    }
-    thread
-}
-
-/// The same on the launch path. Only in the ordinary [`mode`](crate::mode), which [`prepare`] comes before.
-#[inline]
-pub(crate) fn current_hot() -> *mut Thread {
-    let thread: *mut Thread;
-    // SAFETY: the offset is that of the thread-local above, see `prepare`.
-    unsafe {
-        std::arch::asm!(
-            "mov {t}, qword ptr fs:[{o}]",
-            t = out(reg) thread,
-            o = in(reg) HOT.thread_offset.load(Relaxed),
-            options(nostack, preserves_flags, readonly),
-        );
-    }
-    thread
-}
-
-/// Makes [`current_hot`] possible.
-pub(crate) fn prepare() {
     let offset: usize;
     // SAFETY: reads the offset that the loader put into our GOT.
     unsafe {
         std::arch::asm!(
             "mov {o}, qword ptr [rip + aishim_thread@GOTTPOFF]",
             o = out(reg) offset,
-            options(nostack, preserves_flags, readonly),
+            options(nostack, preserves_flags, pure, readonly),
         );
     }
-    HOT.thread_offset.store(offset, Relaxed);
+    if_launching(at(offset))
 }
 
-fn set_current(thread: *mut Thread) {
-    // SAFETY: as in `current`; writes only the thread-local.
+/// The same on the launch path. Only in the ordinary [`mode`](crate::mode), which [`prepare`] comes before.
+#[inline]
+pub(crate) fn current_hot() -> *mut Thread {
+    if_launching(at(HOT.thread_offset.load(Relaxed)))
+}
+
+/// Makes [`current_hot`] possible.
+pub(crate) fn prepare() {
+    HOT.thread_offset.store((own() as usize).wrapping_sub(at(0) as usize), Relaxed);
+}
+
+/// The calling thread's own, whether it has launched or not.
+fn own() -> *mut Thread {
+    let offset: usize;
+    // SAFETY: as in `current`.
     unsafe {
         std::arch::asm!(
-            "mov {t}, qword ptr [rip + aishim_thread@GOTTPOFF]",
-            "mov qword ptr fs:[{t}], {v}",
-            t = out(reg) _,
-            v = in(reg) thread,
-            options(nostack, preserves_flags),
+            "mov {o}, qword ptr [rip + aishim_thread@GOTTPOFF]",
+            o = out(reg) offset,
+            options(nostack, preserves_flags, pure, readonly),
         );
     }
+    at(offset)
+}
+
+/// `offset` from the thread pointer, which the first word of a thread's control block holds (ELF Handling For
+/// Thread-Local Storage, 3.4.6).
+#[inline]
+fn at(offset: usize) -> *mut Thread {
+    let thread_pointer: usize;
+    // SAFETY: reads a word that every thread has.
+    unsafe {
+        std::arch::asm!(
+            "mov {p}, qword ptr fs:[0]",
+            p = out(reg) thread_pointer,
+            options(nostack, preserves_flags, pure, readonly),
+        );
+    }
+    thread_pointer.wrapping_add(offset) as *mut Thread
+}
+
+#[inline]
+fn if_launching(thread: *mut Thread) -> *mut Thread {
+    // SAFETY: the thread-local above, which lives as long as the thread; only the thread itself refers to it.
+    if unsafe { (*thread).shard.is_some() } { thread } else { std::ptr::null_mut() }
 }
 
 /// The calling thread's own, made now where it is missing.
 #[cold]
 pub(crate) fn current_or_new() -> *mut Thread {
-    let existing = current();
-    if !existing.is_null() {
-        return existing;
+    let thread = own();
+    // SAFETY: as in `if_launching`.
+    let this = unsafe { &mut *thread };
+    if this.shard.is_some() {
+        return thread;
+    }
+    // A thread whose end we would not be told would keep its shard for ever.
+    if !at_exit::tell(thread) {
+        return std::ptr::null_mut();
     }
     let Some(sampler) = Sampler::new() else {
         return std::ptr::null_mut();
     };
-    let (shard, exclusive) = claim_shard();
-    let thread = Box::into_raw(Box::new(Thread {
-        shard,
-        exclusive,
-        countdowns: sampler.table().countdowns(),
+    let table = sampler.table();
+    *this = Thread {
+        shard: Some(table.shard()),
+        window: table.window(),
+        limit_ns: if table.window().is_some() { WINDOW_LIMIT_NS } else { 0 },
         armed: 0,
         last_stream: 0,
         requests_ended: 0,
-        last_bucket: 0,
-        sampler,
-    }));
-    // A thread whose end we would not be told keeps its shard for ever; it then uses the shared one instead.
-    if !at_exit::tell(thread) {
-        // SAFETY: made above and not yet seen by anybody else.
-        unsafe { release(thread) };
-        return std::ptr::null_mut();
-    }
-    set_current(thread);
+        launches: 0,
+        sampler: Some(Box::new(sampler)),
+    };
+    // What the owner before us has left there.
+    this.count_recent();
     thread
 }
 
-fn claim_shard() -> (&'static Shard, bool) {
-    // SAFETY: gettid(2) has no preconditions.
-    let tid = unsafe { libc::gettid() }.cast_unsigned();
-    let shards = &segment().shards;
-    for shard in &shards[1..SHARDS] {
-        // Acquire: the counts of the owner before us are seen before ours are added to them.
-        if shard.owner_tid.compare_exchange(0, tid, Acquire, Relaxed).is_ok() {
-            return (shard, true);
-        }
-    }
-    (&shards[0], false)
-}
-
-/// # Safety
-/// `thread` came from `Box::into_raw` and nobody uses it any more.
-unsafe fn release(thread: *mut Thread) {
-    // SAFETY: the caller's promise.
-    let thread = unsafe { Box::from_raw(thread) };
-    streams::thread_ends(&raw const *thread);
-    if thread.exclusive {
-        // Release: pairs with the claim above.
-        thread.shard.owner_tid.store(0, Release);
-    }
-}
-
 impl Thread {
-    /// Brings what [`launched`](Self::launched) will touch into the cache while the driver is at work.
+    /// Sampling of GPU time.
     #[inline]
-    pub(crate) fn expect_launch(&self) {
-        prefetch(&raw const self.shard.launch_sum_ns);
-        prefetch(self.shard.launch.as_ptr().wrapping_add(self.last_bucket as usize));
+    pub(crate) fn sampler(&mut self) -> Option<&mut Sampler> {
+        self.sampler.as_deref_mut()
+    }
+
+    /// Where its launches are counted.
+    #[inline]
+    pub(crate) fn shard(&self) -> Option<&'static Shard> {
+        self.shard
     }
 
     /// Counts a call of `hook`.
     #[inline]
     pub(crate) fn count(&self, hook: Hook) {
-        let cell = &self.shard.calls[hook as usize];
-        if self.exclusive {
-            bump(cell, 1);
-        } else {
-            cell.fetch_add(1, Relaxed);
+        match self.shard {
+            Some(shard) if self.limit_ns != 0 => bump(&shard.calls[hook as usize], 1),
+            _ => count_shared(hook),
         }
     }
 
     /// Counts a launch and what its call cost the host.
     #[inline]
-    pub(crate) fn launched(&mut self, hook: Hook, ticks: u64) {
+    pub(crate) fn launched(&mut self, shard: &Shard, hook: Hook, ticks: u64) {
         let cost_ns = clock::ns(ticks);
-        if self.exclusive && cost_ns < WINDOW_LIMIT_NS {
-            let shard = self.shard;
-            bump(&shard.calls[hook as usize], 1);
-            let index = index_of(cost_ns);
-            if let Some(bucket) = shard.launch.get(index) {
+        if cost_ns >= self.limit_ns {
+            return self.launched_rarely(hook, cost_ns);
+        }
+        bump(&shard.calls[hook as usize], 1);
+        shard.recent[self.launches as usize % RECENT].store(cost_ns as u32 + 1, Relaxed);
+        self.launches = self.launches.wrapping_add(1);
+        if self.launches.is_multiple_of(RECENT as u32) {
+            self.count_recent();
+        }
+    }
+
+    /// Counts what has been noted. A process that is killed on the way may have one call counted twice, and none not.
+    #[cold]
+    fn count_recent(&mut self) {
+        let (Some(shard), Some(window)) = (self.shard, self.window) else {
+            return;
+        };
+        for noted in &shard.recent {
+            let Some(cost_ns) = noted.load(Relaxed).checked_sub(1).map(u64::from) else {
+                continue;
+            };
+            if let Some(bucket) = window.get(index_of(cost_ns)) {
                 bump(bucket, 1);
-                self.last_bucket = index as u32;
             }
             bump(&shard.launch_sum_ns, cost_ns);
-            if cost_ns > shard.launch_max_ns.load(Relaxed) {
-                shard.launch_max_ns.store(cost_ns, Relaxed);
-            }
-        } else {
-            self.launched_rarely(hook, cost_ns);
+            shard.launch_max_ns.store(cost_ns.max(shard.launch_max_ns.load(Relaxed)), Relaxed);
+            noted.store(0, Relaxed);
         }
     }
 
@@ -210,7 +211,7 @@ impl Thread {
     fn launched_rarely(&self, hook: Hook, cost_ns: u64) {
         self.count(hook);
         segment::record(&segment().launch, cost_ns);
-        if !self.exclusive {
+        if self.limit_ns == 0 {
             segment::add(Statistic::SharedShardLaunches, 1);
         }
     }
@@ -229,24 +230,42 @@ pub(crate) fn prefetch<T>(at: *const T) {
 pub(crate) fn count(hook: Hook) {
     let thread = current();
     if thread.is_null() {
-        segment().shards[0].calls[hook as usize].fetch_add(1, Relaxed);
+        count_shared(hook);
     } else {
         // SAFETY: the calling thread's own, alive until the thread ends.
         unsafe { &*thread }.count(hook);
     }
 }
 
+#[inline]
+fn count_shared(hook: Hook) {
+    segment().shards[0].calls[hook as usize].fetch_add(1, Relaxed);
+}
+
 /// In a forked child: the forking thread's counts belong to the parent.
 pub(crate) fn forget() {
     at_exit::tell(std::ptr::null_mut());
-    set_current(std::ptr::null_mut());
+    let thread = own();
+    // SAFETY: the calling thread's own; a write drops nothing of what belongs to the parent.
+    unsafe { thread.write(std::mem::zeroed()) };
+}
+
+/// The calling thread ends.
+fn release(thread: *mut Thread) {
+    streams::thread_ends(thread);
+    // SAFETY: the calling thread's own.
+    let this = unsafe { &mut *thread };
+    this.count_recent();
+    this.shard = None;
+    // Last: with it the shard becomes another thread's.
+    drop(this.sampler.take());
 }
 
 mod at_exit {
     //! Learning that a thread ends, through a key of pthread_key_create(3): Rust's own thread-locals with destructors
     //! would register through `__cxa_thread_atexit_impl`, which keeps the library loaded and allocates.
 
-    use super::{AcqRel, Acquire, AtomicU32, Thread, current, release, set_current};
+    use super::{AcqRel, Acquire, AtomicU32, Thread, own, release};
     use std::ffi::c_void;
 
     /// The key plus one; 0 while there is none.
@@ -279,11 +298,10 @@ mod at_exit {
     }
 
     extern "C" fn ended(thread: *mut c_void) {
+        // A thread-local of the initial-exec model is there until the thread is gone.
         let thread = thread.cast::<Thread>();
-        if current() == thread {
-            set_current(std::ptr::null_mut());
+        if thread == own() {
+            release(thread);
         }
-        // SAFETY: the value set for this thread, which is running its key destructors and nothing of ours.
-        unsafe { release(thread) };
     }
 }

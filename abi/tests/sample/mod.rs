@@ -7,7 +7,8 @@ pub mod pool;
 
 use aishim_abi::histogram;
 use aishim_abi::layout::{
-    HOOKS, Header, Histogram, HookKind, HookState, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, Shard, VERSION, put_text,
+    self, HOOKS, Header, Histogram, HookKind, HookState, MAGIC, NAME_BYTES, SEGMENT_BYTES, Segment, Shard, VERSION,
+    put_text,
 };
 use aishim_abi::reader::Which;
 use aishim_abi::statistics::Statistic;
@@ -147,7 +148,7 @@ impl Sample {
             (
                 shard + offset_of!(Shard, launch_sum_ns),
                 shard + offset_of!(Shard, launch_max_ns),
-                shard + offset_of!(Shard, launch),
+                offset_of!(Segment, launches) + 3 * size_of::<layout::Window>(),
             )
         } else {
             (

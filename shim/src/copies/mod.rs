@@ -75,7 +75,7 @@ mod ring;
 mod shelf;
 mod to_device;
 
-pub(crate) use plan::{Direction, LEAST_BYTES};
+pub(crate) use plan::Direction;
 pub(crate) use shelf::{context_may_end, disown, forget_context, process_ends};
 
 use crate::cuda::{STREAM_LEGACY, Status, address, sys};
@@ -126,10 +126,10 @@ pub(crate) fn configure(enabled: bool) {
     ENABLED.store(enabled, Relaxed);
 }
 
-/// Whether a copy of that size may be staged; all others cost no more than this question.
+/// Whether a copy of that size and direction may be staged; all others cost no more than this question.
 #[inline]
-pub(crate) fn is_candidate(bytes: usize) -> bool {
-    bytes >= LEAST_BYTES && mode::mode() == 0 && ENABLED.load(Relaxed)
+pub(crate) fn is_candidate(transfer: &Transfer) -> bool {
+    transfer.bytes >= plan::least_bytes_of_all(transfer.direction) && mode::mode() == 0 && ENABLED.load(Relaxed)
 }
 
 /// Carries a copy out; what the driver would have answered. None: nothing was done, and the copy is the driver's.

@@ -27,7 +27,7 @@ pub(crate) enum Direction {
 }
 
 /// No copy below this size is ever staged.
-pub(crate) const LEAST_BYTES: usize = 1 << 20;
+const LEAST_BYTES: usize = 1 << 20;
 
 /// Nor one to the device below this.
 const LEAST_BYTES_TO_DEVICE: usize = 4 << 20;
@@ -82,6 +82,15 @@ pub(super) fn least_bytes(direction: Direction, threads: usize) -> usize {
         (2..=FEW_THREADS, Direction::FromDevice) => LEAST_BYTES_FEW_FROM_DEVICE,
         (_, Direction::ToDevice) => LEAST_BYTES_TO_DEVICE,
         (_, Direction::FromDevice) => LEAST_BYTES,
+    }
+}
+
+/// The least that is staged in a direction with any number of threads: known without asking how many there are.
+#[inline]
+pub(super) fn least_bytes_of_all(direction: Direction) -> usize {
+    match direction {
+        Direction::ToDevice => LEAST_BYTES_TO_DEVICE,
+        Direction::FromDevice => LEAST_BYTES,
     }
 }
 

@@ -91,12 +91,13 @@ fn launch<const ORDINARY: bool>(
     // SAFETY: the calling thread's own; nothing else refers to it while this function runs, but for what the driver
     // calls back, which goes through this same function and leaves consistent numbers.
     let own = unsafe { &mut *thread };
+    let shard = own.shard()?;
     let stratum = sampling::stratum_of(key);
     if own.armed & sampling::armed_bit(stratum) != 0 {
         return None;
     }
-    own.expect_launch();
-    sampling::expect(own.countdowns, stratum);
+    thread::prefetch(&raw const shard.calls[hook as usize]);
+    sampling::expect(shard, stratum);
     let start = clock::now();
     let status = call();
     let ticks = clock::now().wrapping_sub(start);
@@ -119,11 +120,14 @@ pub(crate) fn finish(
 ) {
     // SAFETY: as in `launch`.
     let thread = unsafe { &mut *thread };
-    thread.launched(hook, ticks);
+    let Some(shard) = thread.shard() else {
+        return;
+    };
+    thread.launched(shard, hook, ticks);
     if !status.is_ok() {
         return segment::error(hook);
     }
-    if sampling::is_due(thread.countdowns, stratum) {
+    if sampling::is_due(shard, stratum) {
         sampling::look(thread, stratum, measurable);
     }
     let key = streams::key(stream, hook);
@@ -161,7 +165,9 @@ fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
     let key = streams::key(stream, hook);
     // SAFETY: as in `launch`.
     let thread = unsafe { &mut *thread };
-    thread.launched(hook, ticks);
+    if let Some(shard) = thread.shard() {
+        thread.launched(shard, hook, ticks);
+    }
     if !status.is_ok() {
         segment::error(hook);
     } else if mode::mode() & mode::CAPTURING == 0 {

@@ -88,7 +88,7 @@ fn copy_linear(
     account: impl FnOnce(),
 ) -> Status {
     let call = || {
-        let is_candidate = copies::is_candidate(transfer.bytes);
+        let is_candidate = copies::is_candidate(&transfer);
         match is_candidate.then(|| fenced(|| copies::carry(hook, stream, transfer))).flatten() {
             Some(status) => status,
             None => call(),

@@ -39,7 +39,7 @@ mod strata;
 pub(crate) use learnt::{forget_functions, forget_graph};
 pub(crate) use pair::forget_context;
 pub(crate) use sampler::Sampler;
-pub(crate) use strata::{Countdowns, armed_bit, expect, is_due, settle_all, stratum_of};
+pub(crate) use strata::{armed_bit, expect, is_due, settle_all, stratum_of};
 
 use crate::clock;
 use crate::cuda::{Status, sys};
@@ -91,8 +91,10 @@ pub(crate) fn disable() {
 
 /// Reads the samples that are done, and sums up; the program has just waited.
 pub(crate) fn synchronised(thread: &mut Thread) {
-    if ENABLED.load(Relaxed) {
-        thread.sampler.synchronised();
+    if ENABLED.load(Relaxed)
+        && let Some(sampler) = thread.sampler()
+    {
+        sampler.synchronised();
     }
 }
 
@@ -112,13 +114,19 @@ pub(crate) fn launch(
         // SAFETY: the calling thread's own, and no reference to it is held across the driver's call.
         let thread = unsafe { &mut *thread };
         thread.armed &= !armed_bit(stratum);
-        thread.sampler.before(handle, key, stratum);
+        if let Some(sampler) = thread.sampler() {
+            sampler.before(handle, key, stratum);
+        }
     });
     let start = clock::now();
     let status = call();
     let end = clock::now();
     // SAFETY: as above.
-    fenced(|| unsafe { &mut (*thread).sampler }.after(handle, status, end));
+    fenced(|| {
+        if let Some(sampler) = unsafe { &mut *thread }.sampler() {
+            sampler.after(handle, status, end);
+        }
+    });
     finish(hook, status, stream, thread, start, end.wrapping_sub(start), stratum, measurable);
     status
 }
@@ -127,9 +135,12 @@ pub(crate) fn launch(
 #[cold]
 pub(crate) fn look(thread: &mut Thread, stratum: usize, measurable: impl FnOnce() -> bool) {
     fenced(|| {
+        let Some(sampler) = thread.sampler() else {
+            return;
+        };
         if !ENABLED.load(Relaxed) {
-            thread.sampler.table().silence(stratum);
-        } else if thread.sampler.look(stratum, measurable()) {
+            sampler.table().silence(stratum);
+        } else if sampler.look(stratum, measurable()) {
             thread.armed |= armed_bit(stratum);
         }
     });

@@ -45,6 +45,8 @@ const SETTLE_NS: u64 = 10_000_000;
 pub(crate) struct Sampler {
     table: &'static Table,
     pairs: [Pair; PAIRS],
+    /// How many of them are on the GPU: each is two cache lines, too much to go through whenever the program waits.
+    pending: usize,
     /// The pair around the launch that is being made, and the section that keeps captures away from it. Held here and
     /// not on the stack, so that nothing is left to be dropped should the thread be cancelled in the driver.
     open: Option<(usize, Section)>,
@@ -67,6 +69,7 @@ impl Sampler {
         Some(Self {
             table,
             pairs: std::array::from_fn(|_| Pair::new()),
+            pending: 0,
             open: None,
             random: seed | 1,
             measured: 0,
@@ -104,7 +107,7 @@ impl Sampler {
             return;
         };
         // A thread that launches and lets others wait (PyTorch's backward) has no better moment.
-        if self.pairs.iter().filter(|p| p.state == State::Pending).count() >= COLLECT_AT {
+        if self.pending >= COLLECT_AT {
             self.collect_pending();
         }
         let free = self.pairs.iter_mut().enumerate().find(|(_, p)| p.state == State::Free);
@@ -129,6 +132,7 @@ impl Sampler {
         drop(section);
         if usable {
             self.measured += 1;
+            self.pending += 1;
         } else {
             pair.state = State::Free;
             segment::add(Statistic::GpuSamplesDiscarded, 1);
@@ -166,12 +170,15 @@ impl Sampler {
 
     /// The program has just waited: reads the pairs that are done, and sums up.
     pub(crate) fn synchronised(&mut self) {
-        let is_pending = self.pairs.iter().any(|p| p.state == State::Pending);
-        if is_pending && let Some(_section) = Section::enter() {
+        let began = clock::now();
+        if self.pending != 0
+            && let Some(_section) = Section::enter()
+        {
             self.collect_pending();
+            self.spent_ns += clock::ns(clock::now().wrapping_sub(began)).min(SLOW_NS);
         }
         static SETTLED_NS: AtomicU64 = AtomicU64::new(0);
-        let now_ns = clock::ns(clock::now());
+        let now_ns = clock::ns(began);
         if now_ns.wrapping_sub(SETTLED_NS.load(Relaxed)) > SETTLE_NS {
             SETTLED_NS.store(now_ns, Relaxed);
             strata::settle_all(false);
@@ -195,6 +202,7 @@ impl Sampler {
                 self.table.learn(pair.place, time_ns, verdict);
             }
         }
+        self.pending = self.pairs.iter().filter(|p| p.state == State::Pending).count();
     }
 }
 

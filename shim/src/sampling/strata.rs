@@ -20,20 +20,25 @@
 //! for each request would learn everything anew with each.
 
 use super::learnt::Verdict;
-use crate::segment;
+use crate::segment::{self, segment};
 use crate::thread;
+use aishim_abi::layout::{COUNTDOWNS, Shard, Window};
 use aishim_abi::statistics::Statistic;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU8,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
-/// Strata, a power of two.
-const STRATA: usize = 1 << STRATA_BITS;
-const STRATA_BITS: u32 = 12;
+/// Strata, a power of two: as many as a shard has countdowns.
+const STRATA: usize = COUNTDOWNS;
+const STRATA_BITS: u32 = STRATA.trailing_zeros();
 
-/// The most launches of a stratum from one visit to the next.
+/// The most launches of a stratum from one look at it to the next, about. A countdown is a byte, so a stretch may take
+/// several.
 const STRETCH_MAX: u32 = 4096;
 
-const _: () = assert!(STRETCH_MAX / 2 + STRETCH_MAX < u16::MAX as u32);
+const _: () = assert!(STRATA.is_power_of_two());
 
 /// So many samples of a stratum come at growing distances, from the second launch on; later ones as the budget allows.
 const LEARNING_SAMPLES: u32 = 6;
@@ -42,11 +47,13 @@ const LEARNING_SAMPLES: u32 = 6;
 const MEMORY_SAMPLES: u64 = 64;
 
 /// For each stratum the launches still to come until it is looked at.
-pub(crate) type Countdowns = [AtomicU16; STRATA];
+type Countdowns = [AtomicU8; STRATA];
 
-/// The countdowns of a thread, and what stands behind each.
+/// The countdowns of a thread, which lie in its shard, and what stands behind each.
 pub(crate) struct Table {
-    left: &'static Countdowns,
+    shard: &'static Shard,
+    /// The shard's histogram; none where the shard is no part of the segment, for want of one that was free.
+    window: Option<&'static Window>,
     /// A thread's own but when all are summed up; never held across a driver's call.
     strata: Mutex<Strata>,
 }
@@ -67,13 +74,14 @@ struct Strata {
 struct Stratum {
     at: u16,
     /// Where the countdown stood when launches were last added up.
-    begun: u16,
+    begun: u8,
     /// Launches whose GPU time has not been added yet, and those whose has, with the time.
     unsettled: u64,
     settled: u64,
     settled_ns: u64,
-    /// Launches from one visit to the next, about.
+    /// Launches from one look to the next, about, and those of them that are not in the countdown yet.
     stretch: u32,
+    rest: u32,
     samples: u32,
     mean_ns: u64,
     /// The next launch is to be sampled.
@@ -121,14 +129,14 @@ pub(crate) fn armed_bit(stratum: usize) -> u64 {
 
 /// Brings a countdown into the cache.
 #[inline]
-pub(crate) fn expect(left: &Countdowns, stratum: usize) {
-    thread::prefetch(left.as_ptr().wrapping_add(stratum));
+pub(crate) fn expect(shard: &Shard, stratum: usize) {
+    thread::prefetch(shard.countdowns.as_ptr().wrapping_add(stratum));
 }
 
 /// Counts a launch; true when the countdown had run out, and it counts no more until it is looked at.
 #[inline]
-pub(crate) fn is_due(left: &Countdowns, stratum: usize) -> bool {
-    let left = &left[stratum % STRATA];
+pub(crate) fn is_due(shard: &Shard, stratum: usize) -> bool {
+    let left = &shard.countdowns[stratum % STRATA];
     // Plain stores: the thread's own. Others read it when they sum up.
     let before = left.load(Relaxed);
     if before == 0 {
@@ -143,12 +151,30 @@ impl Table {
     pub(super) fn adopt_or_make() -> Option<(&'static Self, usize)> {
         let mut tables = TABLES.lock();
         let orphan = tables.iter().position(|table| !std::mem::replace(&mut table.strata.lock().has_owner, true));
-        if let Some(number) = orphan {
-            return Some((tables[number], number));
-        }
-        // On the heap from the start: the thread's stack may be small.
-        let left: Box<[AtomicU16]> = (0..STRATA).map(|_| AtomicU16::new(0)).collect();
-        let left: &'static Countdowns = Box::leak(left.try_into().ok()?);
+        let number = match orphan {
+            Some(number) => number,
+            None => {
+                let number = tables.len();
+                tables.push(Self::make(number)?);
+                number
+            }
+        };
+        let table = tables[number];
+        // SAFETY: gettid(2) has no preconditions.
+        let tid = unsafe { libc::gettid() }.cast_unsigned();
+        // Acquire: the counts of the owner before us are seen before ours are added to them.
+        let _ = table.shard.owner_tid.compare_exchange(0, tid, Acquire, Relaxed);
+        Some((table, number))
+    }
+
+    /// The `number`th table: with one of the segment's shards while there are any, but for the first of them, which
+    /// threads share.
+    fn make(number: usize) -> Option<&'static Self> {
+        let own = number + 1;
+        let (shard, window) = match (segment().shards.get(own), segment().launches.get(own)) {
+            (Some(shard), Some(window)) => (shard, Some(window)),
+            _ => (unshared()?, None),
+        };
         let strata = Strata {
             places: vec![0; STRATA],
             known: Vec::new(),
@@ -158,26 +184,35 @@ impl Table {
             excess_ns: 0,
             has_owner: true,
         };
-        let table: &'static Self = Box::leak(Box::new(Self { left, strata: Mutex::new(strata) }));
-        tables.push(table);
-        Some((table, tables.len() - 1))
+        Some(Box::leak(Box::new(Self { shard, window, strata: Mutex::new(strata) })))
     }
 
-    /// What the thread counts down.
-    pub(crate) fn countdowns(&self) -> &'static Countdowns {
-        self.left
+    /// Where the thread counts, and counts down.
+    pub(crate) fn shard(&self) -> &'static Shard {
+        self.shard
+    }
+
+    /// Its histogram, if the thread has one to itself.
+    pub(crate) fn window(&self) -> Option<&'static Window> {
+        self.window
+    }
+
+    fn left(&self) -> &'static Countdowns {
+        &self.shard.countdowns
     }
 
     /// The thread ends.
     pub(super) fn leave(&self) {
         let mut strata = self.strata.lock();
-        strata.settle(self.left, false);
+        strata.settle(self.left(), false);
+        // Release: pairs with the claim above.
+        self.shard.owner_tid.store(0, Release);
         strata.has_owner = false;
     }
 
     /// No sample is wanted, ever.
     pub(super) fn silence(&self, stratum: usize) {
-        self.left[stratum].store(u16::MAX, Relaxed);
+        self.left()[stratum].store(u8::MAX, Relaxed);
     }
 
     /// A launch has been made, and the countdown of its stratum had run out: whether the next is to be sampled.
@@ -191,17 +226,21 @@ impl Table {
     ) -> bool {
         let mut strata = self.strata.lock();
         let place = strata.place_of(stratum);
-        strata.count(place, &self.left[stratum]);
+        strata.count(place, &self.left()[stratum]);
         // This one has not been counted down.
         strata.launches += 1;
         let launches = strata.launches;
         let known = &mut strata.known[place];
         known.unsettled += 1;
         known.unmeasurable |= !measurable;
+        if known.rest > 0 {
+            known.go_on(&self.left()[stratum]);
+            return false;
+        }
         known.armed |= measurable && budget(launches, known.samples == 0) != Budget::Spent;
         if !known.armed {
             known.stretch = (2 * known.stretch + 1).min(STRETCH_MAX);
-            known.begin(&self.left[stratum], random);
+            known.begin(&self.left()[stratum], random);
         }
         known.armed
     }
@@ -220,7 +259,7 @@ impl Table {
             Budget::Enough if known.samples >= LEARNING_SAMPLES => known.stretch,
             _ => (2 * known.stretch + 1).min(STRETCH_MAX),
         };
-        known.begin(&self.left[stratum], random);
+        known.begin(&self.left()[stratum], random);
         Some(Turn { place, beyond_doubt: known.doubtful })
     }
 
@@ -228,11 +267,11 @@ impl Table {
     fn again(&self, place: usize) {
         let mut strata = self.strata.lock();
         let at = strata.known[place].at as usize;
-        strata.count(place, &self.left[at]);
+        strata.count(place, &self.left()[at]);
         let stratum = &mut strata.known[place];
         stratum.stretch = (stratum.stretch / 2).max(1);
-        stratum.begun = stratum.begun.min(stratum.stretch as u16);
-        self.left[at].store(stratum.begun, Relaxed);
+        stratum.rest = u32::from(stratum.begun).min(stratum.stretch);
+        stratum.go_on(&self.left()[at]);
     }
 
     /// Takes a sample's time into account, as far as it is believed.
@@ -269,12 +308,19 @@ pub(crate) fn settle_all(last: bool) {
     let mut launches = 0;
     for table in tables.iter() {
         if let Some(mut strata) = table.strata.try_lock() {
-            strata.settle(table.left, last);
+            strata.settle(table.left(), last);
             launches += strata.launches;
         }
     }
     let samples = segment::value(Statistic::GpuSamples);
     segment::set(Statistic::SampleInterval, launches.checked_div(samples).unwrap_or(0));
+}
+
+/// A shard that is no part of the segment: of it only the countdowns are used.
+fn unshared() -> Option<&'static Shard> {
+    let layout = std::alloc::Layout::new::<Shard>();
+    // SAFETY: the layout has a size; zeroes are a shard.
+    unsafe { std::alloc::alloc_zeroed(layout).cast::<Shard>().as_ref() }
 }
 
 impl Strata {
@@ -288,6 +334,7 @@ impl Strata {
                 settled: 0,
                 settled_ns: 0,
                 stretch: 0,
+                rest: 0,
                 samples: 0,
                 mean_ns: 0,
                 armed: false,
@@ -301,7 +348,7 @@ impl Strata {
     }
 
     /// Adds up the launches since the countdown was last looked at.
-    fn count(&mut self, place: usize, left: &AtomicU16) {
+    fn count(&mut self, place: usize, left: &AtomicU8) {
         let stratum = &mut self.known[place];
         let now = left.load(Relaxed);
         let launches = u64::from(stratum.begun.wrapping_sub(now));
@@ -338,8 +385,15 @@ impl Strata {
 
 impl Stratum {
     /// Begins a stretch, of a length spread so that no period of the program is hit or missed.
-    fn begin(&mut self, left: &AtomicU16, random: u32) {
-        self.begun = (self.stretch / 2 + random % (self.stretch + 1)) as u16;
+    fn begin(&mut self, left: &AtomicU8, random: u32) {
+        self.rest = self.stretch / 2 + random % (self.stretch + 1);
+        self.go_on(left);
+    }
+
+    /// The next part of it.
+    fn go_on(&mut self, left: &AtomicU8) {
+        self.begun = self.rest.min(u8::MAX.into()) as u8;
+        self.rest -= u32::from(self.begun);
         left.store(self.begun, Relaxed);
     }
 }
@@ -367,7 +421,7 @@ mod tests {
     /// A launch, as the handlers count it; true when it was sampled, or would have been.
     fn launch(table: &Table, stratum: usize, budget: Budget, random: u32) -> bool {
         let is_sampled = table.turn(stratum, random, always(budget)).is_some();
-        if is_due(table.countdowns(), stratum) {
+        if is_due(table.shard, stratum) {
             table.visit(stratum, true, random, always(budget));
         }
         is_sampled
@@ -381,7 +435,7 @@ mod tests {
 
     fn settle(table: &Table, last: bool) -> (u64, u64) {
         let mut strata = table.strata.lock();
-        strata.settle(table.left, last);
+        strata.settle(table.left(), last);
         (strata.settled, strata.settled_ns)
     }
 
