@@ -121,9 +121,10 @@ pub(crate) fn launch(
     let start = clock::now();
     let status = call();
     let end = clock::now();
-    // SAFETY: as above.
     fenced(|| {
-        if let Some(sampler) = unsafe { &mut *thread }.sampler() {
+        // SAFETY: as above.
+        let thread = unsafe { &mut *thread };
+        if let Some(sampler) = thread.sampler() {
             sampler.after(handle, status, end);
         }
     });
