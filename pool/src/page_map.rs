@@ -44,10 +44,9 @@ impl PageMap {
     #[inline]
     pub(crate) fn publish(&self, start: u32, blocks: u32, word: Word) {
         let last = start + blocks.saturating_sub(1);
-        for group in start / GROUP + 1..=last / GROUP {
-            if let Some(entry) = self.cover.get(group as usize) {
-                entry.store(start, Ordering::Relaxed);
-            }
+        let reached = (start / GROUP + 1) as usize..(last / GROUP + 1) as usize;
+        for entry in self.cover.get(reached).unwrap_or_default() {
+            entry.store(start, Ordering::Relaxed);
         }
         if let Some(cell) = self.words.get(start as usize) {
             cell.store(word.0, Ordering::Release);
