@@ -8,7 +8,10 @@
 //! Four stacks together, chosen by the epoch, keep what is safe from being buried under what was freed later: at most
 //! three epochs are unsafe at a time, the open one and two whose marks are in flight.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::{
+    cells::Cells,
+    sync::{AtomicU64, Ordering},
+};
 
 /// Bits of a block index; index 0 is no block and ends a stack.
 const INDEX_BITS: u32 = 20;
@@ -18,7 +21,7 @@ const STACKS: usize = 4;
 /// For each index, what lies below it in its stack and the epoch it was freed in.
 #[derive(Debug)]
 pub(crate) struct Links {
-    cells: Box<[AtomicU64]>,
+    cells: Cells,
 }
 
 /// The extents of one kind that are not live.
@@ -30,7 +33,7 @@ pub(crate) struct EpochStacks {
 impl Links {
     /// Links for `indices` indices.
     pub(crate) fn new(indices: u32) -> Self {
-        Self { cells: (0..indices).map(|_| AtomicU64::new(0)).collect() }
+        Self { cells: Cells::new(indices) }
     }
 }
 
@@ -43,7 +46,7 @@ impl EpochStacks {
     /// Adds the extent at `index`, the caller's alone until now, freed in `epoch`.
     #[inline]
     pub(crate) fn push(&self, links: &Links, index: u32, epoch: u64) {
-        if let (Some(head), Some(cell)) = (self.heads.get(epoch as usize % STACKS), links.cells.get(index as usize)) {
+        if let (Some(head), Some(cell)) = (self.heads.get(epoch as usize % STACKS), links.cells.get(index)) {
             push(head, cell, index, epoch);
         }
     }
@@ -67,7 +70,7 @@ impl EpochStacks {
         newest_first(safe).find_map(|place| {
             let (mine, theirs) = (self.heads.get(place)?, other.heads.get(place)?);
             let top = cut(theirs, links, safe)?;
-            let below = links.cells.get(top as usize)?.load(Ordering::Relaxed) & INDEX_MASK;
+            let below = links.cells.get(top)?.load(Ordering::Relaxed) & INDEX_MASK;
             append(mine, links, below as u32);
             Some(top)
         })
@@ -118,7 +121,7 @@ fn take(
         if index == 0 {
             return None;
         }
-        let link = links.cells.get(index as usize)?.load(Ordering::Relaxed);
+        let link = links.cells.get(index)?.load(Ordering::Relaxed);
         if link >> INDEX_BITS > safe || !fits(index) {
             return None;
         }
@@ -146,7 +149,7 @@ fn append(head: &AtomicU64, links: &Links, first: u32) {
     }
     // The stack is not empty, as it is as a rule for who has run out: one by one, then.
     let mut index = first;
-    while let Some(cell) = links.cells.get(index as usize).filter(|_| index != 0) {
+    while let Some(cell) = links.cells.get(index).filter(|_| index != 0) {
         let link = cell.load(Ordering::Relaxed);
         push(head, cell, index, link >> INDEX_BITS);
         index = (link & INDEX_MASK) as u32;

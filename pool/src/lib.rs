@@ -50,6 +50,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod apart;
+mod cells;
 mod claim;
 mod config;
 mod epoch_stack;

@@ -5,6 +5,8 @@
 
 #[path = "../src/apart.rs"]
 mod apart;
+#[path = "../src/cells.rs"]
+mod cells;
 #[path = "../src/claim.rs"]
 mod claim;
 #[path = "../src/config.rs"]
