@@ -2,10 +2,10 @@
 //!
 //! A freed extent goes to the cache of its size in the freeing thread's shard, and comes back from there once its epoch
 //! is safe: neither way takes a lock. Above 1 MiB a cache holds sizes of a whole doubling, and gives what is exactly of
-//! the size that is asked for; when the heap has nothing for such a request, these caches are emptied into it, where
-//! extents merge with their neighbours, and the others follow when it would miss. The heap's lock is held for a few
-//! steps of constant time, and never across a call out; and where what was last known of the heap says that it has
-//! nothing, it is not asked.
+//! the size that is asked for. For a size that none has, these caches are emptied into the heap first, where extents
+//! merge with their neighbours; the others follow when a request would miss. The heap's lock is held for a few steps of
+//! constant time, and never across a call out; and where what was last known of the heap says that it has nothing, it
+//! is not asked.
 //!
 //! # A miss is quick
 //!
@@ -241,18 +241,15 @@ impl Store {
         }
     }
 
+    /// One of exactly this size from another shard; else the heap's best fit, once all that is large and safe has come
+    /// home and merged there, since large sizes that differ would break the memory up otherwise.
     #[cold]
     fn take_large_elsewhere(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
-        let whole =
-            if self.may_fit(at, blocks) { self.with_heap(at, |heap| heap.extents.take(blocks)) } else { Ok(None) };
-        if let Ok(Some(index)) = whole {
-            return Ok(Some(index));
-        }
         if let Some(index) = self.others(at)?.find_map(|caches| caches.pop_large(&self.links, at, blocks)) {
             return Ok(Some(index));
         }
-        if whole.is_err() || !self.known.can_have(at, blocks) {
-            return whole;
+        if !self.known.can_have(at, blocks) {
+            return Ok(None);
         }
         self.sweep(at, blocks, CLASSES).map(|(taken, _)| taken)
     }
