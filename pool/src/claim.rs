@@ -48,9 +48,10 @@ impl Claim {
         let _ = self.holder.compare_exchange(ticket.0, 0, Ordering::Release, Ordering::Relaxed);
     }
 
-    /// Whether somebody holds it.
-    pub(crate) fn is_taken(&self) -> bool {
-        self.holder.load(Ordering::Acquire) != 0
+    /// Whose it is at the moment.
+    pub(crate) fn holder(&self) -> Option<Ticket> {
+        let holder = self.holder.load(Ordering::Acquire);
+        (holder != 0).then_some(Ticket(holder))
     }
 }
 
@@ -62,11 +63,11 @@ mod tests {
     fn one_holder_at_a_time() {
         let claim = Claim::new();
         let ticket = claim.take(5).unwrap();
-        assert!(claim.is_taken());
+        assert_eq!(claim.holder(), Some(ticket));
         assert_eq!(claim.take(5), None);
         claim.give_back(ticket);
-        assert!(!claim.is_taken());
-        assert!(claim.take(5).is_some());
+        assert_eq!(claim.holder(), None);
+        assert!(claim.take(5).is_some_and(|next| next != ticket));
     }
 
     #[test]
@@ -76,8 +77,8 @@ mod tests {
         assert_eq!(claim.take(STALE_MS - 1), None);
         let heir = claim.take(STALE_MS).unwrap();
         claim.give_back(dead);
-        assert!(claim.is_taken());
+        assert_eq!(claim.holder(), Some(heir));
         claim.give_back(heir);
-        assert!(!claim.is_taken());
+        assert_eq!(claim.holder(), None);
     }
 }

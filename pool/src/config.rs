@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt};
 
+use crate::cells::LINE;
+
 /// The unit of allocation, in bytes, and the alignment of every block.
 pub const BLOCK_BYTES: usize = 4096;
 
@@ -9,7 +11,7 @@ pub const BLOCK_BYTES: usize = 4096;
 pub const DEFAULT_CAPACITY_BYTES: usize = 256 * MIB;
 
 /// The largest capacity a pool can have, in bytes.
-pub const MAX_CAPACITY_BYTES: usize = 4096 * MIB - MAX_SLABS * BLOCK_BYTES - BLOCK_BYTES;
+pub const MAX_CAPACITY_BYTES: usize = 4096 * MIB - (MAX_SLABS + 1) * LINE as usize * BLOCK_BYTES;
 
 /// The largest slab, in bytes: a block's word has 30 bits for the size that was asked for.
 pub const MAX_SLAB_BYTES: usize = 512 * MIB;
@@ -101,10 +103,24 @@ impl PoolConfig {
         &self.slab_bytes
     }
 
-    /// One more than the largest block index: every slab has as many indices as blocks, and an unused one before it.
+    /// More than the largest block index: every slab has as many indices as blocks, and one to eight unused ones before
+    /// it, so that no two are neighbours and each begins at a multiple of eight.
     #[must_use]
     pub fn index_count(&self) -> u32 {
-        self.slab_bytes.iter().map(|bytes| (bytes / BLOCK_BYTES) as u32 + 1).sum()
+        self.slab_blocks().fold(LINE, next_slab)
+    }
+
+    /// The first index of each slab, and its size in blocks.
+    pub(crate) fn slab_indices(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.slab_blocks().scan(LINE, |next, blocks| {
+            let first = *next;
+            *next = next_slab(first, blocks);
+            Some((first, blocks))
+        })
+    }
+
+    fn slab_blocks(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slab_bytes.iter().map(|bytes| (bytes / BLOCK_BYTES) as u32)
     }
 
     pub(crate) fn kept_slabs(&self) -> u32 {
@@ -118,6 +134,11 @@ impl PoolConfig {
     pub(crate) fn is_eager(&self) -> bool {
         self.is_eager
     }
+}
+
+/// Where the slab after one of `blocks` at index `first` begins.
+fn next_slab(first: u32, blocks: u32) -> u32 {
+    (first + blocks + 1).next_multiple_of(LINE)
 }
 
 impl Default for PoolConfig {
@@ -170,6 +191,7 @@ mod tests {
             let config = PoolConfig::with_capacity(bytes).unwrap();
             let total: usize = config.slab_bytes().iter().sum();
             assert_eq!(total, bytes.next_multiple_of(BLOCK_BYTES));
+            assert!(config.index_count() <= 1 << 20, "an index has 20 bits");
         }
     }
 

@@ -8,7 +8,10 @@
 //! Four stacks together, chosen by the epoch, keep what is safe from being buried under what was freed later: at most
 //! three epochs are unsafe at a time, the open one and two whose marks are in flight.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::{
+    cells::Cells,
+    sync::{AtomicU64, Ordering},
+};
 
 /// Bits of a block index; index 0 is no block and ends a stack.
 const INDEX_BITS: u32 = 20;
@@ -18,7 +21,7 @@ const STACKS: usize = 4;
 /// For each index, what lies below it in its stack and the epoch it was freed in.
 #[derive(Debug)]
 pub(crate) struct Links {
-    cells: Box<[AtomicU64]>,
+    cells: Cells,
 }
 
 /// The extents of one kind that are not live.
@@ -30,7 +33,7 @@ pub(crate) struct EpochStacks {
 impl Links {
     /// Links for `indices` indices.
     pub(crate) fn new(indices: u32) -> Self {
-        Self { cells: (0..indices).map(|_| AtomicU64::new(0)).collect() }
+        Self { cells: Cells::new(indices) }
     }
 }
 
@@ -43,7 +46,7 @@ impl EpochStacks {
     /// Adds the extent at `index`, the caller's alone until now, freed in `epoch`.
     #[inline]
     pub(crate) fn push(&self, links: &Links, index: u32, epoch: u64) {
-        if let (Some(head), Some(cell)) = (self.heads.get(epoch as usize % STACKS), links.cells.get(index as usize)) {
+        if let (Some(head), Some(cell)) = (self.heads.get(epoch as usize % STACKS), links.cells.get(index)) {
             push(head, cell, index, epoch);
         }
     }
@@ -51,11 +54,32 @@ impl EpochStacks {
     /// Takes an extent that was freed in epoch `safe` or before.
     #[inline]
     pub(crate) fn pop(&self, links: &Links, safe: u64) -> Option<u32> {
-        (0..STACKS as u64).find_map(|older| {
-            let head = self.heads.get(safe.wrapping_sub(older) as usize % STACKS)?;
-            pop(head, links, safe)
+        self.pop_if(links, safe, |_| true)
+    }
+
+    /// The same, if it `fits`: those on top are asked about. What is known of an extent may be out of date when it is
+    /// asked about, and is not when it is then popped.
+    #[inline]
+    pub(crate) fn pop_if(&self, links: &Links, safe: u64, fits: impl Fn(u32) -> bool) -> Option<u32> {
+        newest_first(safe).find_map(|place| pop(self.heads.get(place)?, links, safe, &fits))
+    }
+
+    /// Takes an extent from `other`, and with it all that lies below it, which comes here: who has run out is likely to
+    /// need more, and comes back the less often.
+    pub(crate) fn steal(&self, other: &Self, links: &Links, safe: u64) -> Option<u32> {
+        newest_first(safe).find_map(|place| {
+            let (mine, theirs) = (self.heads.get(place)?, other.heads.get(place)?);
+            let top = cut(theirs, links, safe)?;
+            let below = links.cells.get(top)?.load(Ordering::Relaxed) & INDEX_MASK;
+            append(mine, links, below as u32);
+            Some(top)
         })
     }
+}
+
+/// The places of the stacks, beginning with that of epoch `safe`.
+fn newest_first(safe: u64) -> impl Iterator<Item = usize> {
+    (0..STACKS as u64).map(move |older| safe.wrapping_sub(older) as usize % STACKS)
 }
 
 #[inline]
@@ -73,23 +97,62 @@ fn push(head: &AtomicU64, cell: &AtomicU64, index: u32, epoch: u64) {
 }
 
 #[inline]
-fn pop(head: &AtomicU64, links: &Links, safe: u64) -> Option<u32> {
+fn pop(head: &AtomicU64, links: &Links, safe: u64, fits: &impl Fn(u32) -> bool) -> Option<u32> {
+    take(head, links, safe, fits, |below| below)
+}
+
+/// Takes the top, and all that lies below it as a chain.
+fn cut(head: &AtomicU64, links: &Links, safe: u64) -> Option<u32> {
+    take(head, links, safe, &|_| true, |_| 0)
+}
+
+/// Takes the top; `left` says what the stack has left, given what lies below.
+#[inline]
+fn take(
+    head: &AtomicU64,
+    links: &Links,
+    safe: u64,
+    fits: &impl Fn(u32) -> bool,
+    left: impl Fn(u64) -> u64,
+) -> Option<u32> {
     let mut seen = head.load(Ordering::Acquire);
     loop {
         let index = (seen & INDEX_MASK) as u32;
         if index == 0 {
             return None;
         }
-        let link = links.cells.get(index as usize)?.load(Ordering::Relaxed);
-        if link >> INDEX_BITS > safe {
+        let link = links.cells.get(index)?.load(Ordering::Relaxed);
+        if link >> INDEX_BITS > safe || !fits(index) {
             return None;
         }
         let pops = (seen >> INDEX_BITS).wrapping_add(1);
-        let new = pops << INDEX_BITS | (link & INDEX_MASK);
+        let new = pops << INDEX_BITS | left(link & INDEX_MASK);
         match head.compare_exchange_weak(seen, new, Ordering::Acquire, Ordering::Acquire) {
             Ok(_) => return Some(index),
             Err(now) => seen = now,
         }
+    }
+}
+
+/// Adds a chain, the caller's alone until now, whose first extent is `first`, or 0 for none.
+fn append(head: &AtomicU64, links: &Links, first: u32) {
+    if first == 0 {
+        return;
+    }
+    let mut seen = head.load(Ordering::Relaxed);
+    while seen & INDEX_MASK == 0 {
+        // Release, for the Acquire in `take`, as in `push`: of the whole chain.
+        match head.compare_exchange_weak(seen, seen | u64::from(first), Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(now) => seen = now,
+        }
+    }
+    // The stack is not empty, as it is as a rule for who has run out: one by one, then.
+    let mut index = first;
+    while let Some(cell) = links.cells.get(index).filter(|_| index != 0) {
+        let link = cell.load(Ordering::Relaxed);
+        push(head, cell, index, link >> INDEX_BITS);
+        index = (link & INDEX_MASK) as u32;
     }
 }
 
@@ -117,6 +180,41 @@ mod tests {
         assert_eq!(stacks.pop(&links, 3), Some(3));
         assert_eq!(stacks.pop(&links, 3), Some(2));
         assert_eq!(stacks.pop(&links, 3), None);
+    }
+
+    #[test]
+    fn only_what_fits_is_popped() {
+        let (links, stacks) = (Links::new(16), EpochStacks::new());
+        for index in [5, 6] {
+            stacks.push(&links, index, 1);
+        }
+        assert_eq!(stacks.pop_if(&links, 1, |index| index == 5), None, "it is not on top");
+        assert_eq!(stacks.pop_if(&links, 1, |index| index == 6), Some(6));
+        assert_eq!(stacks.pop_if(&links, 1, |index| index == 5), Some(5));
+    }
+
+    #[test]
+    fn a_thief_gets_all_of_a_stack_and_the_epochs_stay() {
+        for has_own in [false, true] {
+            let (links, mine, theirs) = (Links::new(16), EpochStacks::new(), EpochStacks::new());
+            theirs.push(&links, 1, 5);
+            theirs.push(&links, 2, 1);
+            theirs.push(&links, 3, 1);
+            theirs.push(&links, 4, 2);
+            if has_own {
+                mine.push(&links, 9, 5);
+            }
+            assert_eq!(mine.steal(&theirs, &links, 0), None);
+            assert_eq!(mine.steal(&theirs, &links, 1), Some(3));
+            assert_eq!(theirs.pop(&links, 5), Some(4), "of another epoch");
+            assert_eq!(theirs.pop(&links, 5), None);
+            let safe = mine.pop(&links, 1);
+            let all = [safe, mine.pop(&links, 5), mine.pop(&links, 5), mine.pop(&links, 5)];
+            let mut all: Vec<u32> = all.into_iter().flatten().collect();
+            assert!(has_own || safe == Some(2));
+            all.sort_unstable();
+            assert_eq!(all, if has_own { vec![1, 2, 9] } else { vec![1, 2] });
+        }
     }
 
     #[test]

@@ -93,6 +93,15 @@ impl ExtentHeap {
         self.free_blocks
     }
 
+    /// No free extent is longer than this, in blocks; 0 when there is none.
+    pub(crate) fn longest_at_most(&self) -> u32 {
+        let Some(doubling) = self.filled_doublings.checked_ilog2() else {
+            return 0;
+        };
+        let eighth = self.filled.get(doubling as usize).and_then(|filled| filled.checked_ilog2());
+        longest_of((doubling * 8 + eighth.unwrap_or(7)) as usize)
+    }
+
     fn find(&self, blocks: u32) -> Option<u32> {
         self.find_larger(blocks).or_else(|| self.search_own_bin(blocks))
     }
@@ -222,6 +231,10 @@ fn shortest_of(bin: usize) -> u32 {
     if doubling == 0 { eighth + 1 } else { (8 + eighth) << (doubling - 1) }
 }
 
+fn longest_of(bin: usize) -> u32 {
+    if bin < 8 { shortest_of(bin) } else { shortest_of(bin + 1) - 1 }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -232,7 +245,7 @@ mod tests {
         for length in 1..=200_000u32 {
             let bin = bin_of(length);
             assert!(bin < BINS);
-            assert!(shortest_of(bin) <= length);
+            assert!((shortest_of(bin)..=longest_of(bin)).contains(&length));
             assert!(length < shortest_of(bin + 1) || length == 8, "{length}");
             assert!(shortest_of(bin_that_fits(length)) >= length);
         }
@@ -297,6 +310,9 @@ mod tests {
                     free[start as usize..(start + blocks) as usize].fill(true);
                 }
                 prop_assert_eq!(heap.free_blocks() as usize, free.iter().filter(|&&f| f).count());
+                let longest = free.split(|&f| !f).map(<[bool]>::len).max().unwrap_or(0) as u32;
+                let bound = heap.longest_at_most();
+                prop_assert!(longest <= bound && bound <= longest + longest / 8, "{} of {}", bound, longest);
             }
         }
     }

@@ -96,7 +96,10 @@ impl Growth {
 
     /// Another slab would have served a request.
     pub(crate) fn press(&self) {
-        self.pressed.store(true, Ordering::Relaxed);
+        // It is read by every request that misses: written only when it changes.
+        if !self.is_pressed() {
+            self.pressed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// It has more room again.

@@ -29,13 +29,17 @@
 //! * *A bit for each block, claimed by compare and swap.* No lock at all, and a natural map to look at. But 64 MiB are
 //!   256 words to claim one by one and to give back when the last is lost, runs must be searched for, and threads that
 //!   look for the same first fit fight over the same words.
-//! * *Caches in front of the first.* Up to 1 MiB, a freed block goes to a lock-free stack of its size in the thread's
-//!   shard, and comes from there when its epoch is safe: three atomic exchanges on cache lines that are rarely
-//!   shared. The lock is taken to refill, a few blocks at a time, and for larger requests, for which it is cheap. A
-//!   free takes no lock at any size.
+//! * *Caches in front of the first.* A freed block goes to a lock-free stack of its size in the thread's shard, and
+//!   comes from there when its epoch is safe: three atomic exchanges on cache lines that are rarely shared. The lock is
+//!   taken to refill, a few blocks at a time. A free takes no lock at any size.
 //!
-//! The third is what is here. Its price: sizes above 64 KiB are rounded up by an eighth at most, and memory that waits
-//! in caches is gathered only when a request would miss without it.
+//! The third is what is here. Its price: sizes from 64 KiB to 1 MiB are rounded up by an eighth at most, and memory that
+//! waits in caches is gathered only when a request would miss without it.
+//!
+//! With many threads it is not the locks that cost but the cache lines that one thread writes and another needs, so
+//! what all read and few write ([`Apart`](apart::Apart)) stands by itself; a turn of the clock touches no other
+//! thread's counters; a thread that runs out takes the whole stack of another, not one block of it; and a request that
+//! nothing can serve is told so without a look at every cache (`store` says how that is known).
 //!
 //! Three more decisions follow from what the memory is. Nothing is written into blocks, since the GPU may own them:
 //! all that is known lies in arrays beside them, 28 bytes a block. The quarantine is kept by epochs, not by events
@@ -46,6 +50,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod apart;
+mod cells;
 mod claim;
 mod config;
 mod epoch_stack;

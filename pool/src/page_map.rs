@@ -8,14 +8,15 @@
 //! never cleared, but believed only when the block they name is live and long enough.
 
 use crate::{
+    cells::Cells,
     size_class::blocks_for,
-    sync::{AtomicU32, AtomicU64, Ordering},
+    sync::{AtomicU32, Ordering},
 };
 
 /// One word for each index, and one entry for each group of 64 indices.
 #[derive(Debug)]
 pub(crate) struct PageMap {
-    words: Box<[AtomicU64]>,
+    words: Cells,
     cover: Box<[AtomicU32]>,
 }
 
@@ -34,22 +35,18 @@ const GROUP: u32 = 64;
 impl PageMap {
     /// A map of `indices` indices, none of them live.
     pub(crate) fn new(indices: u32) -> Self {
-        Self {
-            words: (0..indices).map(|_| AtomicU64::new(0)).collect(),
-            cover: (0..indices.div_ceil(GROUP)).map(|_| AtomicU32::new(0)).collect(),
-        }
+        Self { words: Cells::new(indices), cover: (0..indices.div_ceil(GROUP)).map(|_| AtomicU32::new(0)).collect() }
     }
 
     /// Makes the `blocks` from `start` on, which are the caller's alone, a live block.
     #[inline]
     pub(crate) fn publish(&self, start: u32, blocks: u32, word: Word) {
         let last = start + blocks.saturating_sub(1);
-        for group in start / GROUP + 1..=last / GROUP {
-            if let Some(entry) = self.cover.get(group as usize) {
-                entry.store(start, Ordering::Relaxed);
-            }
+        let reached = (start / GROUP + 1) as usize..(last / GROUP + 1) as usize;
+        for entry in self.cover.get(reached).unwrap_or_default() {
+            entry.store(start, Ordering::Relaxed);
         }
-        if let Some(cell) = self.words.get(start as usize) {
+        if let Some(cell) = self.words.get(start) {
             cell.store(word.0, Ordering::Release);
         }
     }
@@ -57,7 +54,7 @@ impl PageMap {
     /// Ends the life of the block that starts at `start`. Of several threads that try, one gets the word.
     #[inline]
     pub(crate) fn retire(&self, start: u32) -> Option<Word> {
-        let cell = self.words.get(start as usize)?;
+        let cell = self.words.get(start)?;
         let word = Word(cell.load(Ordering::Acquire));
         if !word.is_live() {
             return None;
@@ -89,7 +86,7 @@ impl PageMap {
     }
 
     fn word(&self, index: u32) -> Word {
-        Word(self.words.get(index as usize).map_or(0, |cell| cell.load(Ordering::Acquire)))
+        Word(self.words.load(index, Ordering::Acquire))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     source::PinnedSource,
     stats::{Miss, PoolStats},
     store::{Store, Taker},
-    sync::pause,
+    sync::{barrier_after_rmw, pause},
     witness::Witness,
 };
 
@@ -77,6 +77,10 @@ pub struct BlockInfo {
     /// What the caller gave to be kept with it.
     pub tag: u32,
 }
+
+/// How many turns of the clock a request that finds nothing waits for: one that began before it came, one in which its
+/// own turn is forestalled, and one that covers all that was freed before it came.
+const PATIENCE_TURNS: u32 = 3;
 
 impl Pool {
     /// A pool that has nothing yet: [`grow`](Self::grow) reserves its first slab.
@@ -162,7 +166,7 @@ impl Pool {
     /// # Errors
     /// The source's own error code. [`wants_growth`](Self::wants_growth) is false from then on.
     pub fn grow(&self) -> Result<GrowOutcome, i32> {
-        if let Some(bytes) = self.store.recall_slab(&self.slabs) {
+        if let Some(bytes) = self.store.recall_slab(&self.taker(shard::current())) {
             self.growth.relieve();
             return Ok(GrowOutcome::Grown(bytes));
         }
@@ -196,7 +200,7 @@ impl Pool {
             return None;
         }
         // What was freed last is marked now and safe by the next call, if nothing else happens here.
-        self.turn_clock();
+        self.turn_clock(|epoch| self.ledger.has_frees_in(epoch));
         let now_ms = self.now_ms();
         self.growth.shrink(&*self.source, now_ms, || {
             self.store.retire_slab(&self.taker(shard::current()), self.kept_slabs, now_ms, idle_ms).ok().flatten()
@@ -216,7 +220,7 @@ impl Pool {
     /// Asks the fence whether what was freed is safe by now, and marks what was freed since. Never needed, and
     /// useful where the GPU is known to have finished something: after a synchronisation, say.
     pub fn tend(&self) {
-        self.turn_clock();
+        self.turn_clock(|epoch| self.ledger.has_frees_in(epoch));
     }
 
     /// The memory went away with its context: no address is the pool's from now on, every request misses, and nothing
@@ -248,7 +252,7 @@ impl Pool {
             allocated_bytes: totals.allocated_blocks * block_bytes,
             requested_bytes: totals.requested_bytes,
             allocated_blocks: totals.allocated_blocks,
-            quarantined_bytes: self.ledger.quarantined_blocks() * block_bytes,
+            quarantined_bytes: self.ledger.quarantined_blocks(self.clock.safe()) * block_bytes,
             high_water_bytes: totals.high_water_blocks * block_bytes,
             hits: totals.hits,
             misses: self.ledger.misses(),
@@ -285,11 +289,17 @@ impl Pool {
         if self.slabs.installed() == 0 {
             return Err(Miss::NotReserved);
         }
-        if !self.turn_clock() {
-            self.wait_for_turn();
+        let mut taken = Ok(None);
+        for _ in 0..PATIENCE_TURNS {
+            let is_up_to_date = self.turn_clock(|epoch| self.ledger.has_frees_in(epoch));
+            let is_stuck = !is_up_to_date && !self.wait_for_turn();
+            taken = self.store.take_sweeping(&self.taker(shard), blocks);
+            // Another thread's turn may have begun before what would serve was freed: ours is next, then.
+            if is_up_to_date || is_stuck || taken != Ok(None) {
+                break;
+            }
         }
-        let mut taken = self.store.take_sweeping(&self.taker(shard), blocks);
-        if taken == Ok(None) && self.store.recall_slab(&self.slabs).is_some() {
+        if taken == Ok(None) && self.store.recall_slab(&self.taker(shard)).is_some() {
             taken = self.store.take(&self.taker(shard), blocks);
         }
         match taken {
@@ -305,9 +315,8 @@ impl Pool {
         if growth_helps {
             return Miss::NotReserved;
         }
-        let allocated = self.ledger.totals().allocated_blocks;
-        let quarantined = self.ledger.quarantined_blocks();
-        let not_allocated = self.slabs.reserved_blocks().saturating_sub(allocated);
+        let quarantined = self.ledger.quarantined_blocks(self.clock.safe());
+        let not_allocated = self.slabs.reserved_blocks().saturating_sub(self.ledger.allocated_blocks());
         if quarantined != 0 && not_allocated >= u64::from(blocks) { Miss::WaitingForGpu } else { Miss::NoRoom }
     }
 
@@ -327,14 +336,21 @@ impl Pool {
     fn put_back(&self, index: u32, word: Word) {
         let (shard, blocks) = (shard::current(), word.blocks());
         let epoch = self.clock.stamp();
-        let freed_since_mark = self.ledger.note_free(shard, blocks, word.requested_bytes(), epoch);
+        let reserved = self.slabs.reserved_blocks();
+        let freed_since_mark = self.ledger.note_free(shard, blocks, word.requested_bytes(), epoch, reserved);
         // Before the block can be had again, so that what is told of it stays in order.
         if let Some(witness) = &self.witness {
             witness.freed(index, blocks, word.requested_bytes(), epoch);
         }
         self.store.put(shard, index, blocks, epoch);
+        // Pairs with the fence in `Store::sweep`.
+        barrier_after_rmw();
+        if self.clock.safe() >= epoch {
+            self.store.note_slow_put();
+        }
         if freed_since_mark.is_some_and(|freed| self.is_worth_a_mark(freed)) {
-            self.turn_clock();
+            // Unless another thread has thought the same just now.
+            self.turn_clock(|_| self.is_worth_a_mark(self.ledger.freed_since_mark()));
         }
     }
 
@@ -355,31 +371,35 @@ impl Pool {
         }
     }
 
-    /// Lets the clock take a turn; false when another thread is at it. The fence of a pool whose context is gone is
-    /// left alone.
+    /// Lets the clock take a turn, in which the open epoch is marked if that is worth it; false when another thread is at
+    /// it. The fence of a pool whose context is gone is left alone.
     #[cold]
-    fn turn_clock(&self) -> bool {
+    fn turn_clock(&self, is_worth_it: impl Fn(u64) -> bool) -> bool {
         if self.growth.is_closed() {
             return true;
         }
         let note = |turn| self.ledger.note_turn(turn);
-        let turned = self.clock.turn(&*self.gpu, self.now_ms(), || self.ledger.frees(), note);
+        let turned = self.clock.turn(&*self.gpu, self.now_ms(), is_worth_it, note);
         if let Some(witness) = &self.witness {
             witness.safe(self.clock.safe());
         }
         turned
     }
 
-    /// Another thread may be asking the fence: its answer is worth a short wait, a miss costs far more.
-    fn wait_for_turn(&self) {
+    /// Another thread may be asking the fence: its answer is worth a short wait, a miss costs far more. False when it has
+    /// not come.
+    fn wait_for_turn(&self) -> bool {
         const SPINS: u32 = 256;
         const YIELDS: u32 = 64;
+        let (turn, safe) = (self.clock.turning(), self.clock.safe());
         for attempt in 0..SPINS + YIELDS {
-            if !self.clock.is_turning() {
-                return;
+            // Not until nobody is: with many threads that would be never.
+            if turn.is_none() || self.clock.turning() != turn || self.clock.safe() != safe {
+                return true;
             }
             pause(attempt, SPINS);
         }
+        false
     }
 
     fn taker(&self, shard: usize) -> Taker<'_> {

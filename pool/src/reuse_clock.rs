@@ -11,7 +11,8 @@
 //! epoch, which this mark does not make safe.
 
 use crate::{
-    claim::Claim,
+    apart::Apart,
+    claim::{Claim, Ticket},
     fence::{Mark, WorkFence},
     patient_lock::PatientLock,
     sync::{AtomicU64, Ordering, barrier_after_rmw, fence},
@@ -20,16 +21,26 @@ use crate::{
 /// The epochs, and the marks in flight.
 #[derive(Debug)]
 pub(crate) struct ReuseClock {
+    epochs: Apart<Epochs>,
+    claim: Apart<Claim>,
+    marks: Apart<Marks>,
+}
+
+/// What every allocation and every free reads: written once or twice a turn.
+#[derive(Debug)]
+struct Epochs {
     open: AtomicU64,
     safe: AtomicU64,
-    claim: Claim,
+}
+
+/// What the claim's holder works on.
+#[derive(Debug)]
+struct Marks {
     in_flight: PatientLock<InFlight>,
-    /// The newest epoch that has a mark; written by the claim's holder.
+    /// The newest epoch that has a mark.
     marked_epoch: AtomicU64,
-    /// How many frees there were when an epoch was last closed; written by the claim's holder.
-    frees_at_close: AtomicU64,
-    marks_made: AtomicU64,
-    marks_passed: AtomicU64,
+    made: AtomicU64,
+    passed: AtomicU64,
 }
 
 /// What a turn of the clock did.
@@ -50,14 +61,14 @@ impl ReuseClock {
     /// A clock in its first epoch, with nothing in flight.
     pub(crate) fn new() -> Self {
         Self {
-            open: AtomicU64::new(1),
-            safe: AtomicU64::new(0),
-            claim: Claim::new(),
-            in_flight: PatientLock::new([None; 2]),
-            marked_epoch: AtomicU64::new(0),
-            frees_at_close: AtomicU64::new(0),
-            marks_made: AtomicU64::new(0),
-            marks_passed: AtomicU64::new(0),
+            epochs: Apart(Epochs { open: AtomicU64::new(1), safe: AtomicU64::new(0) }),
+            claim: Apart(Claim::new()),
+            marks: Apart(Marks {
+                in_flight: PatientLock::new([None; 2]),
+                marked_epoch: AtomicU64::new(0),
+                made: AtomicU64::new(0),
+                passed: AtomicU64::new(0),
+            }),
         }
     }
 
@@ -66,60 +77,70 @@ impl ReuseClock {
     pub(crate) fn stamp(&self) -> u64 {
         // Pairs with the fence in `mark`.
         barrier_after_rmw();
-        self.open.load(Ordering::Relaxed)
+        self.epochs.open.load(Ordering::Relaxed)
     }
 
     /// What was freed in this epoch or before may be handed out.
     #[inline]
     pub(crate) fn safe(&self) -> u64 {
         // Acquire, for the Release in `settle`: what the fence saw happens before the reuse.
-        self.safe.load(Ordering::Acquire)
+        self.epochs.safe.load(Ordering::Acquire)
     }
 
     /// Marks made and marks passed since the beginning.
     pub(crate) fn marks(&self) -> (u64, u64) {
-        (self.marks_made.load(Ordering::Relaxed), self.marks_passed.load(Ordering::Relaxed))
+        (self.marks.made.load(Ordering::Relaxed), self.marks.passed.load(Ordering::Relaxed))
     }
 
-    /// True while another thread turns the clock.
-    pub(crate) fn is_turning(&self) -> bool {
-        self.claim.is_taken()
+    /// The turn that another thread is at: each has its own ticket.
+    pub(crate) fn turning(&self) -> Option<Ticket> {
+        self.claim.holder()
     }
 
-    /// Asks about the marks in flight, and makes new ones, as far as there is room, when there were frees since the
-    /// last. `frees` counts them, each after it was stamped. What came of it is told to `note` before another turn
-    /// can begin. False when another thread is at it. No lock and no destructor is held across a call to `gpu`.
-    pub(crate) fn turn(&self, gpu: &dyn WorkFence, now_ms: u64, frees: impl Fn() -> u64, note: impl Fn(Turn)) -> bool {
+    /// Asks about the marks in flight, and makes new ones, as far as there is room, when `is_worth_it` says so of the
+    /// open epoch: there were frees in it, each counted after it was stamped. What came of it is told to `note` before
+    /// another turn can begin. False when another thread is at it. No lock and no destructor is held across a call to
+    /// `gpu`.
+    pub(crate) fn turn(
+        &self,
+        gpu: &dyn WorkFence,
+        now_ms: u64,
+        is_worth_it: impl Fn(u64) -> bool,
+        note: impl Fn(Turn),
+    ) -> bool {
         let Some(ticket) = self.claim.take(now_ms) else {
             return false;
         };
-        let safe_before = self.safe.load(Ordering::Relaxed);
-        let marked = self.mark_all(gpu, frees);
+        let safe_before = self.epochs.safe.load(Ordering::Relaxed);
+        let marked = self.mark_all(gpu, is_worth_it);
         note(Turn { safe_before, safe_now: self.safe(), marked });
         self.claim.give_back(ticket);
         true
     }
 
     /// True when no free before the call is without a mark.
-    fn mark_all(&self, gpu: &dyn WorkFence, frees: impl Fn() -> u64) -> bool {
-        self.settle(gpu);
-        let closed = self.open.load(Ordering::Relaxed) - 1;
-        if closed > self.marked_epoch.load(Ordering::Relaxed) {
+    fn mark_all(&self, gpu: &dyn WorkFence, is_worth_it: impl Fn(u64) -> bool) -> bool {
+        let mut has_room = self.settle(gpu);
+        let open = self.epochs.open.load(Ordering::Relaxed);
+        if open - 1 > self.marks.marked_epoch.load(Ordering::Relaxed) {
             // It was closed when no mark could be made. It gets its mark first: epochs would pile up else.
-            if !self.has_room() || !self.mark(gpu, closed) {
+            if !has_room || !self.mark(gpu, open - 1) {
                 return false;
             }
+            has_room = self.settle(gpu);
         }
-        let frees = frees();
-        if frees == self.frees_at_close.load(Ordering::Relaxed) {
+        if !is_worth_it(open) {
             return true;
         }
-        if !self.has_room() {
+        if !has_room {
             return false;
         }
-        self.frees_at_close.store(frees, Ordering::Relaxed);
-        let closed = self.open.fetch_add(1, Ordering::Relaxed);
-        self.mark(gpu, closed)
+        let closed = self.epochs.open.fetch_add(1, Ordering::Relaxed);
+        let is_marked = self.mark(gpu, closed);
+        if is_marked {
+            self.settle(gpu);
+        }
+        is_marked
     }
 
     /// Marks now, for `epoch` and all before it, which are closed.
@@ -127,52 +148,51 @@ impl ReuseClock {
         // Pairs with the fence in `stamp`.
         fence(Ordering::SeqCst);
         let Some(mark) = gpu.mark() else { return false };
-        self.marks_made.fetch_add(1, Ordering::Relaxed);
+        self.marks.made.fetch_add(1, Ordering::Relaxed);
         let kept = self.append(epoch, mark);
         if kept {
-            self.marked_epoch.fetch_max(epoch, Ordering::Relaxed);
-            self.settle(gpu);
+            self.marks.marked_epoch.fetch_max(epoch, Ordering::Relaxed);
         }
         kept
     }
 
-    /// Takes note of marks that have passed.
-    fn settle(&self, gpu: &dyn WorkFence) {
-        while let Some((epoch, mark)) = self.oldest() {
-            if !gpu.passed(mark) {
-                break;
-            }
-            if self.remove(epoch, mark) {
-                self.marks_passed.fetch_add(1, Ordering::Relaxed);
-            }
-            // Release, for the Acquire in `safe`.
-            self.safe.fetch_max(epoch, Ordering::Release);
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.in_flight.lock().is_some_and(|in_flight| in_flight.iter().any(Option::is_none))
-    }
-
-    fn oldest(&self) -> Option<(u64, Mark)> {
-        self.in_flight.lock()?.first().copied().flatten()
-    }
-
-    fn remove(&self, epoch: u64, mark: Mark) -> bool {
-        let Some(mut in_flight) = self.in_flight.lock() else {
+    /// Takes note of marks that have passed. True when there is room for another.
+    fn settle(&self, gpu: &dyn WorkFence) -> bool {
+        let Some(mut in_flight) = self.in_flight() else {
             return false;
         };
-        let [first, second] = *in_flight;
-        let ours = first == Some((epoch, mark));
-        if ours {
-            *in_flight = [second, None];
+        while let [Some((epoch, mark)), second] = in_flight {
+            if !gpu.passed(mark) {
+                return second.is_none();
+            }
+            // Release, for the Acquire in `safe`.
+            self.epochs.safe.fetch_max(epoch, Ordering::Release);
+            let Some(left) = self.remove(epoch, mark) else {
+                return false;
+            };
+            in_flight = left;
         }
-        ours
+        true
+    }
+
+    fn in_flight(&self) -> Option<InFlight> {
+        self.marks.in_flight.lock().map(|in_flight| *in_flight)
+    }
+
+    /// Removes the older mark, if this is it, and returns what is left.
+    fn remove(&self, epoch: u64, mark: Mark) -> Option<InFlight> {
+        let mut in_flight = self.marks.in_flight.lock()?;
+        let [first, second] = *in_flight;
+        if first == Some((epoch, mark)) {
+            *in_flight = [second, None];
+            self.marks.passed.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(*in_flight)
     }
 
     /// False when there is no room after all: the claim was taken over, and the mark is abandoned.
     fn append(&self, epoch: u64, mark: Mark) -> bool {
-        let Some(mut in_flight) = self.in_flight.lock() else {
+        let Some(mut in_flight) = self.marks.in_flight.lock() else {
             return false;
         };
         let Some(slot) = in_flight.iter_mut().find(|slot| slot.is_none()) else {

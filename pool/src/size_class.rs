@@ -2,15 +2,18 @@
 //!
 //! Up to 16 blocks every count is a class of its own; above, each doubling has eight classes, so that no more than
 //! an eighth is lost, and powers of two, which caching allocators ask for, lose nothing. Beyond [`SMALL_BLOCKS`]
-//! counts are exact and nothing is cached.
+//! counts are exact, and each doubling has one cache, for extents of any size in it.
 
 use crate::config::BLOCK_BYTES;
 
-/// The largest cached size, in blocks: 1 MiB.
+/// The largest size with a class, in blocks: 1 MiB.
 pub(crate) const SMALL_BLOCKS: u32 = 256;
 
 /// How many classes there are.
 pub(crate) const CLASSES: usize = 48;
+
+/// How many doublings there are above, up to the largest slab.
+pub(crate) const LARGE_DOUBLINGS: usize = 9;
 
 /// Counts up to here are classes of their own.
 const EXACT_BLOCKS: u32 = 16;
@@ -48,9 +51,16 @@ pub(crate) fn class_blocks(class: usize) -> u32 {
     (above % 8 + 9) << (above / 8 + 1)
 }
 
+/// The doubling of a count above [`SMALL_BLOCKS`], from 0; `None` for others.
+pub(crate) fn large_doubling_of(blocks: u32) -> Option<usize> {
+    let doubling = blocks.checked_sub(1)?.checked_ilog2()?.checked_sub(SMALL_BLOCKS.ilog2())? as usize;
+    (doubling < LARGE_DOUBLINGS).then_some(doubling)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MAX_SLAB_BYTES;
 
     #[test]
     fn every_count_fits_its_class_and_not_the_one_below() {
@@ -64,6 +74,16 @@ mod tests {
         assert_eq!(class_of(0), None);
         assert_eq!(class_of(SMALL_BLOCKS + 1), None);
         assert_eq!(class_of(SMALL_BLOCKS), Some(CLASSES - 1));
+    }
+
+    #[test]
+    fn a_count_has_a_class_or_a_doubling() {
+        for blocks in 1..=(MAX_SLAB_BYTES / BLOCK_BYTES) as u32 {
+            assert!(class_of(blocks).is_some() != large_doubling_of(blocks).is_some(), "{blocks}");
+        }
+        let doublings = [257, 512, 513, 1024, 131_072].map(large_doubling_of);
+        assert_eq!(doublings, [Some(0), Some(0), Some(1), Some(1), Some(LARGE_DOUBLINGS - 1)]);
+        assert_eq!((large_doubling_of(0), large_doubling_of(131_073)), (None, None));
     }
 
     #[test]

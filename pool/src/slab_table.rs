@@ -1,7 +1,7 @@
 //! Which addresses are the pool's: the way between addresses and block indices.
 //!
-//! Indices run through all slabs, reserved or not, with one unused index before each slab: index 0 is never a block,
-//! and blocks of two slabs are never neighbours, even where their addresses are.
+//! Indices run through all slabs, reserved or not, with unused indices before each slab: index 0 is never a block, and
+//! blocks of two slabs are never neighbours, even where their addresses are.
 
 use crate::{
     config::{BLOCK_BYTES, PoolConfig},
@@ -41,17 +41,10 @@ pub(crate) struct Place {
 impl SlabTable {
     /// A table of slabs that are all still to come.
     pub(crate) fn new(config: &PoolConfig) -> Self {
-        let mut next_index = 1;
         let slabs: Box<[Slab]> = config
-            .slab_bytes()
-            .iter()
+            .slab_indices()
             .zip(0..)
-            .map(|(bytes, number)| {
-                let blocks = (bytes / BLOCK_BYTES) as u32;
-                let slab = Slab { base: AtomicUsize::new(0), number, first_index: next_index, blocks };
-                next_index += blocks + 1;
-                slab
-            })
+            .map(|((first_index, blocks), number)| Slab { base: AtomicUsize::new(0), number, first_index, blocks })
             .collect();
         Self {
             installed: AtomicU32::new(0),
@@ -225,13 +218,13 @@ mod tests {
         assert!(table.install(table.next().unwrap(), 0x10_0000));
         assert!(table.install(table.next().unwrap(), 0x10_0000 + 2 * BLOCK_BYTES));
         assert!(table.next().is_none());
-        assert_eq!(table.index_count(), 8);
-        for index in [1, 2, 4, 5, 6, 7] {
+        assert_eq!(table.index_count(), 24);
+        for index in [8, 9, 16, 17, 18, 19] {
             let address = table.address_of(index).unwrap();
             assert_eq!(table.place_of(address + 7), Some(Place { index, offset_bytes: 7 }));
         }
         assert_eq!(table.address_of(0), None);
-        assert_eq!(table.address_of(3), None, "adjacent slabs have a gap between their indices");
+        assert_eq!(table.address_of(10), None, "adjacent slabs have a gap between their indices");
         assert_eq!(table.place_of(0x10_0000 - 1), None);
         assert_eq!(table.place_of(0x10_0000 + 6 * BLOCK_BYTES), None);
     }
@@ -256,7 +249,7 @@ mod tests {
         assert_eq!((table.place_of(0x9000), table.installed(), table.reserved_blocks()), (None, 1, 2));
         assert!(std::ptr::eq(table.next().unwrap(), second), "it may be reserved anew");
         assert!(table.install(second, 0x5000));
-        assert_eq!(table.place_of(0x5000), Some(Place { index: 4, offset_bytes: 0 }));
+        assert_eq!(table.place_of(0x5000), Some(Place { index: 16, offset_bytes: 0 }));
     }
 
     #[test]
@@ -275,6 +268,6 @@ mod tests {
         assert!(table.install(table.next().unwrap(), 0x1000));
         assert_eq!(table.withdraw().collect::<Vec<_>>(), [(0x1000, 2 * BLOCK_BYTES)]);
         assert_eq!(table.place_of(0x1000), None);
-        assert_eq!(table.address_of(1), None);
+        assert_eq!(table.address_of(8), None);
     }
 }

@@ -3,6 +3,10 @@
 #![cfg(loom)]
 #![allow(dead_code, unreachable_pub, reason = "modules of the library, of which parts are tested")]
 
+#[path = "../src/apart.rs"]
+mod apart;
+#[path = "../src/cells.rs"]
+mod cells;
 #[path = "../src/claim.rs"]
 mod claim;
 #[path = "../src/config.rs"]
@@ -92,6 +96,48 @@ fn an_extent_freed_anew_is_not_popped_by_its_old_epoch() {
     });
 }
 
+/// One thread uses its stack while another steals from it, and goes on with what it got: no extent is with two at once,
+/// and none is lost, whether the thief has something of its own or not.
+#[test]
+fn a_stolen_chain_is_with_one_thread() {
+    for has_own in [false, true] {
+        explore(3, move || {
+            let stacks = [EpochStacks::new(), EpochStacks::new()];
+            let shared = Arc::new((Links::new(4), stacks, [cell(), cell(), cell(), cell()]));
+            for index in [1, 2] {
+                shared.1[0].push(&shared.0, index, 1);
+            }
+            if has_own {
+                // Not safe, and in the same place.
+                shared.1[1].push(&shared.0, 3, 5);
+            }
+            let turn = |(links, stacks, memory): &(Links, [EpochStacks; 2], [UnsafeCell<u64>; 4]), thief: bool| {
+                let mine = &stacks[usize::from(thief)];
+                for _ in 0..2 {
+                    let own = mine.pop(links, 1);
+                    if let Some(index) = own.or_else(|| mine.steal(&stacks[usize::from(!thief)], links, 1)) {
+                        memory[index as usize].with_mut(|_exclusive| ());
+                        mine.push(links, index, 1);
+                    }
+                }
+            };
+            let other = thread::spawn({
+                let shared = Arc::clone(&shared);
+                move || turn(&shared, true)
+            });
+            turn(&shared, false);
+            other.join().unwrap();
+            let (links, stacks, _) = &*shared;
+            let mut left: Vec<u32> = Vec::new();
+            for stack in stacks {
+                left.extend(std::iter::from_fn(|| stack.pop(links, 5)));
+            }
+            left.sort_unstable();
+            assert_eq!(left, if has_own { vec![1, 2, 3] } else { vec![1, 2] });
+        });
+    }
+}
+
 /// Two threads free the same block: one of them has freed it.
 #[test]
 fn a_block_is_retired_by_one_thread() {
@@ -121,7 +167,7 @@ fn no_epoch_is_safe_before_the_work_of_its_frees() {
                 clock.stamp()
             }
         });
-        clock.turn(&*gpu, 0, || 1, |_| ());
+        clock.turn(&*gpu, 0, |_| true, |_| ());
         let safe = clock.safe();
         let stamp = freeing.join().unwrap();
         assert!(stamp > safe, "the work never ends, so the block may never be handed out");
@@ -135,11 +181,11 @@ fn two_who_turn_the_clock_do_not_spoil_it() {
         let (clock, gpu) = (Arc::new(ReuseClock::new()), Arc::new(Busy::new()));
         let turning = thread::spawn({
             let (clock, gpu) = (Arc::clone(&clock), Arc::clone(&gpu));
-            move || clock.turn(&*gpu, 0, || 1, |_| ())
+            move || clock.turn(&*gpu, 0, |_| true, |_| ())
         });
         gpu.submitted.store(1, Ordering::Relaxed);
         let stamp = clock.stamp();
-        let turned = clock.turn(&*gpu, 0, || 2, |_| ());
+        let turned = clock.turn(&*gpu, 0, |_| true, |_| ());
         assert!(turning.join().unwrap() || turned);
         assert!(stamp > clock.safe());
     });
@@ -184,6 +230,31 @@ fn two_threads_never_have_the_same_block() {
         // While one thread carries blocks from the heap to its cache, the other may find neither there.
         assert!(mine.is_some() || theirs.is_some());
         assert_ne!(mine, theirs, "a block was handed out twice");
+    });
+}
+
+/// A thread frees a block while another misses for want of it, which leaves behind that there is nothing: once both are
+/// done, what was freed can be had, however slow the free was.
+#[test]
+fn a_failed_sweep_does_not_hide_what_comes_back() {
+    explore(2, || {
+        let config = aishim_pool::PoolConfig::with_slabs(&[2 * aishim_pool::BLOCK_BYTES]).unwrap();
+        let pool = aishim_pool::Pool::new(&config, Box::new(Addresses), Box::new(Idle));
+        assert!(pool.grow().is_ok());
+        let pool = Arc::new(pool);
+        let [first, second] = [pool.alloc(1, 0), pool.alloc(1, 0)].map(|at| at.unwrap().as_ptr().addr());
+        let free = |pool: &aishim_pool::Pool, address: usize| {
+            let outcome = pool.free(std::ptr::without_provenance(address));
+            assert_eq!(outcome, aishim_pool::FreeOutcome::Freed);
+        };
+        free(&pool, first);
+        let freeing = thread::spawn({
+            let pool = Arc::clone(&pool);
+            move || free(&pool, second)
+        });
+        let whole = pool.alloc(2 * aishim_pool::BLOCK_BYTES, 0);
+        freeing.join().unwrap();
+        assert!(whole.is_ok() || pool.alloc(2 * aishim_pool::BLOCK_BYTES, 0).is_ok(), "{pool:?}");
     });
 }
 
@@ -246,6 +317,19 @@ impl aishim_pool::PinnedSource for Addresses {
     }
 
     fn release(&self, _address: std::ptr::NonNull<u8>, _bytes: usize) {}
+}
+
+/// A GPU that has never anything to do.
+struct Idle;
+
+impl aishim_pool::WorkFence for Idle {
+    fn mark(&self) -> Option<Mark> {
+        Some(0)
+    }
+
+    fn passed(&self, _mark: Mark) -> bool {
+        true
+    }
 }
 
 struct NeverDone;
