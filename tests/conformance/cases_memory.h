@@ -208,6 +208,31 @@ CASE(host_free_waits, 1) {
     d.cuCtxSynchronize();
     return took >= 19;
 }
+/* The same while another context has the work: does the free of a block of the current context wait for that, and the free
+ * of a block of the busy one? */
+static long long free_waits_for_other_context(bool is_block_the_others) {
+    Handle other, module_there = NULL, spin_there = NULL;
+    U64 no_ns = 0, spin_ns = SPIN_NS;
+    void *briefly[] = {&no_ns}, *long_enough[] = {&spin_ns};
+    void *own = pinned(4096);
+    if (d.cuCtxCreate_v2(&other, 0, 0)) return -999;
+    void *others = pinned(4096);
+    d.cuModuleLoadData(&module_there, PTX);
+    d.cuModuleGetFunction(&spin_there, module_there, "spin");
+    d.cuLaunchKernel(spin_there, 1, 1, 1, 1, 1, 1, 0, NULL, briefly, NULL); /* the first launch may have to load */
+    d.cuCtxSynchronize();
+    double start = now_ms();
+    Result r = d.cuLaunchKernel(spin_there, 1, 1, 1, 1, 1, 1, 0, NULL, long_enough, NULL);
+    d.cuCtxSetCurrent(context);
+    if (!r) r = d.cuMemFreeHost(is_block_the_others ? others : own);
+    double took = now_ms() - start;
+    d.cuMemFreeHost(is_block_the_others ? own : others);
+    d.cuCtxDestroy_v2(other);
+    d.cuCtxSetCurrent(context);
+    return r ? -r : took >= 19;
+}
+RECORDS(host_free_other_context_waits, 0) { return free_waits_for_other_context(false); }
+RECORDS(host_free_of_other_context_waits, 1) { return free_waits_for_other_context(true); }
 CASE(host_alloc_does_not_wait, 1) {
     Handle s = stream_of(1);
     launch_spin(s, 3 * SPIN_NS);
