@@ -410,7 +410,7 @@ static long long copy_with_fault(enum Fault fault) {
     if (fault == TRUNCATED_SOURCE && ftruncate(fileno(file), BYTES / 2)) return ABSENT;
     return fault == PROTECTED_TARGET ? d.cuMemcpyDtoH_v2(host, a, BYTES) : d.cuMemcpyHtoD_v2(a, host, BYTES);
 }
-#define FAULT_NOTE "a driver may answer with an error where another takes the signal; not yet asked of a real one"
+#define FAULT_NOTE "a driver may answer with an error where another takes the signal"
 ALONE_NOTED(copy_from_protected_page, 100011, FAULT_NOTE) { return copy_with_fault(PROTECTED_SOURCE); }
 ALONE_NOTED(copy_to_protected_page, 100011, FAULT_NOTE) { return copy_with_fault(PROTECTED_TARGET); }
 ALONE_NOTED(copy_from_truncated_file, 100007, FAULT_NOTE) { return copy_with_fault(TRUNCATED_SOURCE); }
@@ -426,7 +426,7 @@ static long long capture_in_a_moment(void *unused) {
     d.cuStreamDestroy_v2(s);
     return ended;
 }
-NOTED(copy_before_a_capture_beside_it, 0, "not yet asked of a real driver") {
+CASE(copy_before_a_capture_beside_it, 0) {
     void *from = calloc(64 * MIB, 1);
     Address a = device(64 * MIB);
     struct Thread thread = {capture_in_a_moment, NULL, 0};
