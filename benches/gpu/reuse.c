@@ -5,12 +5,18 @@
  *     cc -O2 -pthread -DVIA_DLSYM -I tests/programs -o reuse benches/gpu/reuse.c -ldl
  *     ./reuse [--immediate] [ROUNDS [SEED]]
  *
+ * The driver's own free waits for work of the block's context alone: with a use in another one still under way it is the
+ * program's mistake (an illegal address on an H100 with driver 580.159.04). So before such a free of a block of the
+ * driver's the program waits itself: natively always, under the shim where the pool did not serve the block. A block of
+ * the pool's comes back after the work of all contexts, a stronger promise than the driver's, which is put to the test.
+ *
  * With --immediate blocks do not come from the driver but from a list of a few that hands out what was freed last: what
  * this program is there to find must then be found.
  *
  * The uses: a copy from the block; a copy into it; a kernel that reads it through its mapped pointer. Four streams, two
  * of them in a context other than that in which blocks are taken; in some rounds another thread has a capture open. */
 #include "driver.h"
+#include "../../include/aishim.h"
 #include "spin.h"
 #include <pthread.h>
 #include <stdbool.h>
@@ -76,7 +82,7 @@ static struct Lane lanes[STREAMS];
 
 static struct {
     uint64_t uses[USES], words, words_wrong[USES], allocations, allocations_in_captures;
-    uint64_t late, captures, captures_disturbed, context_synchronisations;
+    uint64_t late, waits, captures, captures_disturbed, context_synchronisations;
 } counts;
 
 #define CHECK(call) check((call), #call)
@@ -99,6 +105,15 @@ static uint32_t chance(uint32_t below)
 static bool is_immediate, is_capturing;
 static float *listed[LISTED];
 static int listed_count;
+static __typeof__(ai_pool_stats) *pool_stats; /* null without the shim */
+
+/* How many blocks the pool has served. */
+static uint64_t pool_hits(void)
+{
+    struct ai_pool_stats stats = {0};
+
+    return pool_stats != NULL && pool_stats(&stats, sizeof stats) == 0 ? stats.hits : 0;
+}
 
 static float *page_locked(size_t bytes)
 {
@@ -288,16 +303,22 @@ static void begin_round(struct Lane *lane, uint32_t round)
 static void play_round(struct Lane *lane)
 {
     size_t bytes = lane->words * WORD_BYTES;
-    bool has_capture = chance(CAPTURE_ONE_IN) == 0, is_before_alloc = chance(2);
+    bool has_capture = chance(CAPTURE_ONE_IN) == 0, is_before_alloc = chance(2), is_drivers;
+    uint64_t hits = pool_hits();
     float *block;
 
     if (has_capture && is_before_alloc)
         begin_capture();
     block = take(bytes);
+    is_drivers = !is_immediate && pool_hits() == hits;
     fill(block, lane->words, first_pattern(lane->round));
     CHECK(cuCtxSetCurrent(contexts[lane->context]));
     delay(lane);
     use(lane, block);
+    if (is_drivers && lane->context != 0) {
+        CHECK(cuStreamSynchronize(lane->stream));
+        counts.waits++;
+    }
     CHECK(cuCtxSetCurrent(contexts[0]));
     if (has_capture && !is_before_alloc)
         begin_capture();
@@ -369,6 +390,7 @@ static void begin(struct Lane *scratch)
     CUdevice device;
 
     driver_load();
+    pool_stats = (__typeof__(pool_stats))dlsym(RTLD_DEFAULT, "ai_pool_stats");
     CHECK(cuInit(0));
     CHECK(cuDeviceGet(&device, 0));
     CHECK(cuDevicePrimaryCtxRetain(&contexts[0], device));
@@ -442,6 +464,7 @@ int main(int argc, char **argv)
     print("rounds", rounds, ", ");
     print_by_use("uses", counts.uses);
     print("late", counts.late, ", ");
+    print("waits", counts.waits, ", ");
     print("words", counts.words, ", ");
     print("words_wrong", counts.words_wrong[0] + counts.words_wrong[1] + counts.words_wrong[2], ", ");
     print_by_use("words_wrong_by_use", counts.words_wrong);

@@ -3,9 +3,11 @@
 
     python3 benches/gpu/work.py resnet50 --passes 10
     python3 benches/gpu/work.py train --passes 5 --profile profile.json
+    python3 benches/gpu/work.py bert_graph --passes 800 --time-graph
 
 The profiler is started before the first CUDA call and stopped after the last, because what it counted is compared with
-what the shim counts, which is the whole process. The last line printed is one JSON object.
+what the shim counts, which is the whole process. It stretches graphs; so with --time-graph, which is for runs without it,
+launches of the graph alone are timed afterwards. The last line printed is one JSON object.
 """
 
 import argparse
@@ -36,10 +38,10 @@ def main():
     torch.backends.cudnn.benchmark = False
     profiler = whole_process_profiler(torch) if args.profile else None
     with profiler or contextlib.nullcontext():
-        elapsed_s = WORKS[args.work](torch, args)
+        figures = WORKS[args.work](torch, args)
     if profiler:
         args.profile.write_text(json.dumps(summary(profiler)), encoding="utf-8")
-    print(json.dumps({"pid": os.getpid(), "work": args.work, "passes": args.passes, "elapsed_s": elapsed_s}))
+    print(json.dumps({"pid": os.getpid(), "work": args.work, "passes": args.passes, **figures}))
 
 
 def parse_arguments():
@@ -48,6 +50,7 @@ def parse_arguments():
     parser.add_argument("--passes", type=int, default=10)
     parser.add_argument("--batch", type=int, default=0, help="0: 1 for inference, 64 for training")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="profile, and write the sums here")
+    parser.add_argument("--time-graph", action="store_true", help="afterwards, also time launches of the graph alone")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     args = parser.parse_args()
     args.batch = args.batch or (64 if args.work == "train" else 1)
@@ -74,9 +77,25 @@ def replay(model_name):
         with torch.inference_mode():
             model, host_input = model_and_input(torch, args, model_name)
             captured = infer.CapturedModel(torch, model, host_input.to(args.device))
-            return timed_passes(torch, args, lambda: captured(host_input))
+            figures = timed_passes(torch, args, lambda: captured(host_input))
+            if args.time_graph:
+                figures["graph_launch_ns"] = graph_launch_ns(torch, captured.graph, args.passes)
+            return figures
 
     return work
+
+
+def graph_launch_ns(torch, graph, launches):
+    """A launch's GPU time: launches one behind the other, between which the GPU is never idle, and an event on each side."""
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    # In front of the first event too, so that the host is ahead of the GPU from the beginning.
+    graph.replay()
+    before.record()
+    for _ in range(launches):
+        graph.replay()
+    after.record()
+    after.synchronize()
+    return round(before.elapsed_time(after) * 1e6 / launches)
 
 
 def model_and_input(torch, args, model_name):
@@ -108,7 +127,7 @@ def timed_passes(torch, args, one_pass):
         # As a service waits for its answer; without it a long queue would blur what shares the GPU with what.
         if args.device == "cuda":
             torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return {"elapsed_s": time.perf_counter() - began}
 
 
 WORKS = {
@@ -141,22 +160,25 @@ def summary(profiler):
         if key and "dur" in event:
             gpu[key] += round(event["dur"] * 1000)
             counts[event["cat"]] += 1
-    gpu["graph_gap_ns"] = graph_gap_ns(events)
+    gpu.update(graph_launches(events))
     return {"calls": calls, "nested_driver_calls": nested, "gpu": gpu, "gpu_activities": counts}
 
 
-def graph_gap_ns(events):
-    """Time within graph launches in which none of the graph's kernels ran: the shim times a graph as one."""
+def graph_launches(events):
+    """How many launches were of graphs, the sum of their kernels and memsets, and the time within them when none ran."""
     launches = collections.defaultdict(list)
     for event in events:
-        if event.get("cat") == "kernel" and "dur" in event:
+        if event.get("cat") in ("kernel", "gpu_memset") and "dur" in event:
             launches[event.get("args", {}).get("correlation")].append((event["ts"], event["ts"] + event["dur"]))
-    gap_us = 0.0
-    for spans in launches.values():
-        if len(spans) > 1:
-            held = max(end for _, end in spans) - min(begin for begin, _ in spans)
-            gap_us += held - sum(end - begin for begin, end in spans)
-    return round(gap_us * 1000)
+    launches.pop(None, None)
+    graphs = [spans for spans in launches.values() if len(spans) > 1]
+    busy_us = sum(end - begin for spans in graphs for begin, end in spans)
+    held_us = sum(max(end for _, end in spans) - min(begin for begin, _ in spans) for spans in graphs)
+    return {
+        "graph_launches": len(graphs),
+        "graph_ns": round(busy_us * 1000),
+        "graph_gap_ns": round((held_us - busy_us) * 1000),
+    }
 
 
 def trace_events(profiler):

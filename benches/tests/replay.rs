@@ -29,6 +29,24 @@ fn the_synthetic_record_comes_out_as_it_was_written() {
     assert_eq!(report.fragmentation.last(), Some(&0.5));
 }
 
+/// Records of three programs on an H100: what they ask for is served from the pool, but for a DataLoader's first two batches
+/// of 32 MiB, which two slabs of 16 MiB cannot hold.
+#[test]
+fn recorded_programs_are_served() {
+    let records = [
+        ("dataloader", include_str!("../traces/dataloader.trace"), 20, 0.9),
+        ("serving", include_str!("../traces/serving.trace"), 46, 1.0),
+        ("uncached", include_str!("../traces/uncached.trace"), 800, 1.0),
+    ];
+    for (name, text, requests, least_rate) in records {
+        let events = trace::parse(text).expect("a record");
+        let report = replay::run(&events, &settings(256)).expect("a report");
+        assert_eq!(report.requests, requests, "{name}");
+        let rate = report.stats.hits as f64 / report.requests as f64;
+        assert!(rate >= least_rate, "{name}: {:.1} % hits", 100.0 * rate);
+    }
+}
+
 #[test]
 fn a_block_is_not_handed_out_again_before_the_next_synchronisation_or_its_time() {
     let event = |at_us, what| Event { at_us, thread: 1, what };

@@ -103,7 +103,7 @@ impl Growth {
     }
 
     /// It has more room again.
-    pub(crate) fn relieve(&self) {
+    fn relieve(&self) {
         self.pressed.store(false, Ordering::Relaxed);
     }
 

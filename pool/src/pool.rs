@@ -166,8 +166,9 @@ impl Pool {
     /// # Errors
     /// The source's own error code. [`wants_growth`](Self::wants_growth) is false from then on.
     pub fn grow(&self) -> Result<GrowOutcome, i32> {
+        // No relief to a request that missed: it looked for a slab aside itself, so this one was set aside behind its back,
+        // idle, and did not serve it.
         if let Some(bytes) = self.store.recall_slab(&self.taker(shard::current())) {
-            self.growth.relieve();
             return Ok(GrowOutcome::Grown(bytes));
         }
         let outcome = self.growth.grow(&self.slabs, &*self.source, self.now_ms())?;

@@ -105,8 +105,8 @@ CASE(capture_fill, 0) { return while_capturing(GLOBAL, call_fill); }
 CASE(capture_host_function, 0) { return while_capturing(GLOBAL, call_host_function); }
 CASE(capture_callback, 900901) { return while_capturing(GLOBAL, call_callback); }
 CASE(capture_write_value, 0) { return while_capturing(GLOBAL, call_write_value); }
-RECORDS(capture_batch_write, 0) { return while_capturing(GLOBAL, call_batch_write); }
-RECORDS(capture_batch_barriers, 0) { return while_capturing(GLOBAL, call_batch_barriers); }
+CASE(capture_batch_write, 0) { return while_capturing(GLOBAL, call_batch_write); }
+CASE(capture_batch_barriers, 0) { return while_capturing(GLOBAL, call_batch_barriers); }
 CASE(capture_copy_within_now, 0) { return while_capturing(GLOBAL, call_copy_within_now); }
 CASE(capture_copy_back_now, 0) { return while_capturing(GLOBAL, call_copy_back_now); }
 CASE(capture_module_load, 0) { long long r = while_capturing(GLOBAL, call_module); d.cuModuleUnload(spare_module); return r; }

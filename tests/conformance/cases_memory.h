@@ -208,6 +208,31 @@ CASE(host_free_waits, 1) {
     d.cuCtxSynchronize();
     return took >= 19;
 }
+/* The same while another context has the work: does the free of a block of the current context wait for that, and the free
+ * of a block of the busy one? */
+static long long free_waits_for_other_context(bool is_block_the_others) {
+    Handle other, module_there = NULL, spin_there = NULL;
+    U64 no_ns = 0, spin_ns = SPIN_NS;
+    void *briefly[] = {&no_ns}, *long_enough[] = {&spin_ns};
+    void *own = pinned(4096);
+    if (d.cuCtxCreate_v2(&other, 0, 0)) return -999;
+    void *others = pinned(4096);
+    d.cuModuleLoadData(&module_there, PTX);
+    d.cuModuleGetFunction(&spin_there, module_there, "spin");
+    d.cuLaunchKernel(spin_there, 1, 1, 1, 1, 1, 1, 0, NULL, briefly, NULL); /* the first launch may have to load */
+    d.cuCtxSynchronize();
+    double start = now_ms();
+    Result r = d.cuLaunchKernel(spin_there, 1, 1, 1, 1, 1, 1, 0, NULL, long_enough, NULL);
+    d.cuCtxSetCurrent(context);
+    if (!r) r = d.cuMemFreeHost(is_block_the_others ? others : own);
+    double took = now_ms() - start;
+    d.cuMemFreeHost(is_block_the_others ? own : others);
+    d.cuCtxDestroy_v2(other);
+    d.cuCtxSetCurrent(context);
+    return r ? -r : took >= 19;
+}
+RECORDS(host_free_other_context_waits, 0) { return free_waits_for_other_context(false); }
+RECORDS(host_free_of_other_context_waits, 1) { return free_waits_for_other_context(true); }
 CASE(host_alloc_does_not_wait, 1) {
     Handle s = stream_of(1);
     launch_spin(s, 3 * SPIN_NS);
@@ -385,7 +410,7 @@ static long long copy_with_fault(enum Fault fault) {
     if (fault == TRUNCATED_SOURCE && ftruncate(fileno(file), BYTES / 2)) return ABSENT;
     return fault == PROTECTED_TARGET ? d.cuMemcpyDtoH_v2(host, a, BYTES) : d.cuMemcpyHtoD_v2(a, host, BYTES);
 }
-#define FAULT_NOTE "a driver may answer with an error where another takes the signal; not yet asked of a real one"
+#define FAULT_NOTE "a driver may answer with an error where another takes the signal"
 ALONE_NOTED(copy_from_protected_page, 100011, FAULT_NOTE) { return copy_with_fault(PROTECTED_SOURCE); }
 ALONE_NOTED(copy_to_protected_page, 100011, FAULT_NOTE) { return copy_with_fault(PROTECTED_TARGET); }
 ALONE_NOTED(copy_from_truncated_file, 100007, FAULT_NOTE) { return copy_with_fault(TRUNCATED_SOURCE); }
@@ -401,7 +426,7 @@ static long long capture_in_a_moment(void *unused) {
     d.cuStreamDestroy_v2(s);
     return ended;
 }
-NOTED(copy_before_a_capture_beside_it, 0, "not yet asked of a real driver") {
+CASE(copy_before_a_capture_beside_it, 0) {
     void *from = calloc(64 * MIB, 1);
     Address a = device(64 * MIB);
     struct Thread thread = {capture_in_a_moment, NULL, 0};

@@ -37,8 +37,8 @@ static long long lies_in_large_pages(size_t bytes) {
     d.cuMemFreeHost(p);
     return start % (2 * MIB) == 0 && end % (2 * MIB) == 0 && start <= at && at + bytes <= end;
 }
-RECORDS(pinned_mapping_of_100_in_large_pages, 1) { return lies_in_large_pages(100); }
-RECORDS(pinned_mapping_of_3m_in_large_pages, 1) { return lies_in_large_pages(3 * MIB); }
+CASE(pinned_mapping_of_100_in_large_pages, 1) { return lies_in_large_pages(100); }
+CASE(pinned_mapping_of_3m_in_large_pages, 1) { return lies_in_large_pages(3 * MIB); }
 CASE(pinned_type_behind_100, -1) { return fact_of(100, 100, MEMORY_TYPE); }
 CASE(pinned_size_behind_100, -1) { return fact_of(100, 100, RANGE_SIZE); }
 CASE(pinned_managed, 0) { return fact_of(4096, 8, IS_MANAGED); }
@@ -187,9 +187,9 @@ CASE(pinned_flags_6, 6) { return flags_told(6); }
 CASE(pinned_flags_7, 7) { return flags_told(7); }
 CASE(pinned_flags_8, -1) { return flags_told(8); }
 /* PORTABLE is not told of small blocks; it was of one of 16 MiB. */
-RECORDS(pinned_flags_0_of_4m, 2) { return flags_told_of(4 * MIB, 0); }
+CASE(pinned_flags_0_of_4m, 2) { return flags_told_of(4 * MIB, 0); }
 CASE(pinned_flags_1_of_4m, 3) { return flags_told_of(4 * MIB, 1); }
-RECORDS(pinned_flags_3_of_4m, 3) { return flags_told_of(4 * MIB, 3); }
+CASE(pinned_flags_3_of_4m, 3) { return flags_told_of(4 * MIB, 3); }
 CASE(pinned_flags_without_place, 1) { char *p = pinned(64); Result r = d.cuMemHostGetFlags(NULL, p); d.cuMemFreeHost(p); return r; }
 CASE(pinned_flags_behind_100, 1) { char *p = pinned(100); U32 f; Result r = d.cuMemHostGetFlags(&f, p + 100); d.cuMemFreeHost(p); return r; }
 CASE(pinned_write_combined_size, 100) { void *p = NULL; d.cuMemHostAlloc(&p, 100, 4); long long v = pointer_fact(RANGE_SIZE, (Address)p); d.cuMemFreeHost(p); return v; }
@@ -214,18 +214,22 @@ CASE(freed_attributes, 9) {
     Result r = d.cuPointerGetAttributes(2, numbers, values, (Address)freed());
     return r ? -r : type * 100 + (int)size;
 }
-/* Which attributes are written of an address the driver does not know; bit N stands for attribute N. */
-RECORDS(freed_attributes_written, 0x3feffe) {
+/* Of an address the driver does not know: which attributes are written, and which are refused; bit N stands for attribute
+ * N. All from 1 to 21 are written but three: P2P_TOKENS (5) and the range's start and size (11 and 12). */
+static long long attributes_of_freed(bool is_refused) {
     char *p = freed();
-    long long written = 0;
+    long long numbers = 0;
     for (int number = 1; number <= 21; number++) {
         unsigned char answer[16];
         void *value = answer;
         memset(answer, 0xa5, sizeof answer);
-        if (!d.cuPointerGetAttributes(1, &number, &value, (Address)p) && answer[0] != 0xa5) written |= 1LL << number;
+        Result r = d.cuPointerGetAttributes(1, &number, &value, (Address)p);
+        if (is_refused ? r != 0 : r == 0 && answer[0] != 0xa5) numbers |= 1LL << number;
     }
-    return written;
+    return numbers;
 }
+CASE(freed_attributes_written, 0x3fe7de) { return attributes_of_freed(false); }
+RECORDS(freed_attributes_refused, 0) { return attributes_of_freed(true); }
 CASE(freed_sync_memops, 1) { return set_sync(freed(), 1); }
 CASE(freed_unregister, 713) { return d.cuMemHostUnregister(freed()); }
 CASE(freed_free_inside, 1) { return d.cuMemFreeHost(freed() + 4096); }

@@ -149,7 +149,7 @@ CASE(wait_value_equal_64, 0) {
 CASE(wait_value_flags, 1) { Address a = device(64); Result r = d.cuStreamWaitValue32_v2(NULL, a, 0, 0x100); d.cuMemFree_v2(a); return r; }
 CASE(write_value_misaligned, 1) { Address a = device(64); Result r = d.cuStreamWriteValue32_v2(NULL, a + 2, 0, 0); d.cuMemFree_v2(a); return r; }
 
-RECORDS(write_value_without_barrier, 1) { Address a = device(64); Result r = d.cuStreamWriteValue32_v2(NULL, a, 0, 1); d.cuCtxSynchronize(), d.cuMemFree_v2(a); return r; }
+CASE(write_value_without_barrier, 1) { Address a = device(64); Result r = d.cuStreamWriteValue32_v2(NULL, a, 0, 1); d.cuCtxSynchronize(), d.cuMemFree_v2(a); return r; }
 
 /* ---- batches of memory operations ---- */
 
@@ -163,10 +163,10 @@ static BatchMemOp barrier(U32 type) { BatchMemOp op = {.kind = BARRIER, .barrier
 static Result batch_of(U32 count, BatchMemOp first) { Handle s = stream_of(1); Result r = put_batch(s, count, first); drop_stream(s); return r; }
 CASE(batch_barrier_of_the_system, 0) { return batch_of(1, barrier(0)); }
 CASE(batch_barrier_of_the_gpu, 0) { return batch_of(1, barrier(1)); }
-RECORDS(batch_barrier_unknown, 1) { return batch_of(1, barrier(7)); }
+CASE(batch_barrier_unknown, 1) { return batch_of(1, barrier(7)); }
 CASE(batch_barriers, 0) { return batch_of(48, barrier(0)); }
-RECORDS(batch_barriers_per_thread, 0) { BatchMemOp op = barrier(0); Result r = d.cuStreamBatchMemOp_v2_ptsz(NULL, 1, &op, 0); d.cuCtxSynchronize(); return r; }
-RECORDS(batch_barriers_hold_the_stream, 600000) {
+CASE(batch_barriers_per_thread, 0) { BatchMemOp op = barrier(0); Result r = d.cuStreamBatchMemOp_v2_ptsz(NULL, 1, &op, 0); d.cuCtxSynchronize(); return r; }
+CASE(batch_barriers_hold_the_stream, 600000) {
     Handle s = stream_of(1);
     for (int i = 0; i < 8; i++) put_batch(s, 200, barrier(0));
     Result before = d.cuStreamQuery(s);
@@ -175,12 +175,12 @@ RECORDS(batch_barriers_hold_the_stream, 600000) {
     drop_stream(s);
     return both(before, after);
 }
-RECORDS(batch_of_nothing, 0) { return batch_of(0, barrier(0)); }
-RECORDS(batch_of_255, 0) { return batch_of(255, barrier(0)); }
-RECORDS(batch_of_256, 1) { return batch_of(256, barrier(0)); }
-RECORDS(batch_of_257, 1) { return batch_of(257, barrier(0)); }
-RECORDS(batch_unknown, 1) { BatchMemOp op = {.kind = 99}; return batch_of(1, op); }
-RECORDS(batch_flags, 1) { Handle s = stream_of(1); BatchMemOp op = barrier(0); Result r = d.cuStreamBatchMemOp_v2(s, 1, &op, 1); drop_stream(s); return r; }
+CASE(batch_of_nothing, 0) { return batch_of(0, barrier(0)); }
+CASE(batch_of_255, 0) { return batch_of(255, barrier(0)); }
+CASE(batch_of_256, 1) { return batch_of(256, barrier(0)); }
+CASE(batch_of_257, 1) { return batch_of(257, barrier(0)); }
+CASE(batch_unknown, 1) { BatchMemOp op = {.kind = 99}; return batch_of(1, op); }
+CASE(batch_flags, 1) { Handle s = stream_of(1); BatchMemOp op = barrier(0); Result r = d.cuStreamBatchMemOp_v2(s, 1, &op, 1); drop_stream(s); return r; }
 CASE(batch_flush_remote_writes, 801) { BatchMemOp op = {.kind = FLUSH_REMOTE_WRITES}; return batch_of(1, op); }
 /* What a batch writes, 32 bits and 64 behind a barrier; and whether anything of it when its last operation is unknown. */
 static long long batch_writes(bool with_unknown) {
@@ -197,12 +197,12 @@ static long long batch_writes(bool with_unknown) {
     drop_stream(s), d.cuMemFree_v2(a);
     return 100LL * r + 10 * (v[0] == 7) + (v[1] == 1ull << 40);
 }
-RECORDS(batch_writes_arrive, 11) { return batch_writes(false); }
-RECORDS(batch_with_unknown_does_nothing, 100) { return batch_writes(true); }
+CASE(batch_writes_arrive, 11) { return batch_writes(false); }
+CASE(batch_with_unknown_does_nothing, 100) { return batch_writes(true); }
 static Result batch_write(Address offset, U32 flags) { Address a = device(64); BatchMemOp op = {.kind = WRITE_32, .address = a + offset, .flags = flags}; Result r = batch_of(1, op); d.cuMemFree_v2(a); return r; }
 CASE(batch_write_without_barrier, 1) { return batch_write(0, 1); }
-RECORDS(batch_write_misaligned, 1) { return batch_write(2, 0); }
-RECORDS(batch_wait_holds_the_stream, 600000) {
+CASE(batch_write_misaligned, 1) { return batch_write(2, 0); }
+CASE(batch_wait_holds_the_stream, 600000) {
     Handle s = stream_of(1), t = stream_of(1);
     Address a = device(64);
     d.cuMemsetD32_v2(a, 0, 16);

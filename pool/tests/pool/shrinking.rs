@@ -93,6 +93,24 @@ fn growth_takes_what_is_aside_before_it_asks_the_source() {
     assert_eq!(bench.host.held_slabs(), 2);
 }
 
+/// A DataLoader's batches of 32 MiB never came from the pool: the first was more than the slab of 16 MiB that came for it,
+/// and at each further miss the background thread, woken to grow, first set that idle slab aside and then took it for the
+/// growth that was wanted.
+#[test]
+fn what_is_aside_is_no_growth_for_a_request_that_it_cannot_serve() {
+    let bench = Bench::empty(&[16, 16, 32]);
+    for _ in 0..2 {
+        assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Grown(16 * BLOCK_BYTES)));
+    }
+    assert!(bench.pool.alloc(32 * BLOCK_BYTES, 0).is_err());
+    assert!(bench.pool.wants_growth());
+    assert_eq!(bench.pool.give_back_idle(3_600_000), None, "the second slab is aside now");
+    while bench.pool.wants_growth() {
+        assert!(bench.pool.grow().is_ok());
+    }
+    bench.alloc(32);
+}
+
 #[test]
 fn an_eager_pool_keeps_its_ordinary_size() {
     const MIB: usize = 1 << 20;

@@ -31,7 +31,7 @@ driver_api! {
     /// Allocates page-locked memory.
     fn cuMemAllocHost_v2(out: *mut *mut c_void, bytes: usize) |process| { allocate(process, out, bytes, 0) }
 
-    /// Frees page-locked memory, after all work of the GPU for this process.
+    /// Frees page-locked memory, after all work of the context it is of; that of others may go on reading it.
     fn cuMemFreeHost(address: *mut c_void) |process| {
         let mut sim = process.sim();
         sim.check_no_dead_context()?;
@@ -40,8 +40,8 @@ driver_api! {
             return Ok(());
         }
         let block = sim.memory.host.get(&(address as usize)).filter(|block| !block.registered);
-        let bytes = block.ok_or(Status::CUDA_ERROR_INVALID_VALUE)?.bytes;
-        process.drain(&mut sim, None);
+        let (bytes, context) = block.map(|block| (block.bytes, block.context)).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?;
+        process.drain(&mut sim, Some(context));
         let started_ns = now_ns();
         sim.memory.remove_host(address as usize);
         drop(sim);

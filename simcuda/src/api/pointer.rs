@@ -97,6 +97,8 @@ fn attribute(attribute: c_uint, facts: Facts) -> R<(u64, usize)> {
     })
 }
 
+const P2P_TOKENS: u32 = 5;
+const RANGE_START: u32 = 11;
 const RANGE_SIZE: u32 = 12;
 const LAST_ATTRIBUTE: u32 = 21;
 
@@ -104,7 +106,7 @@ const LAST_ATTRIBUTE: u32 = 21;
 fn unknown_attribute(attribute: c_uint) -> (u64, usize) {
     match attribute {
         // Left as it was.
-        RANGE_SIZE => (0, 0),
+        P2P_TOKENS | RANGE_START | RANGE_SIZE => (0, 0),
         2 | 6 | 8 | 10 | 13 | 15 | 16 | 21 => (0, 4),
         // CU_DEVICE_INVALID.
         9 => (u64::from((-2 as c_int) as u32), 4),

@@ -23,6 +23,7 @@ mod panics;
 mod pinned;
 mod pool_map;
 mod quiet;
+mod records;
 mod reuse;
 mod reuse_rounds;
 mod settings;
