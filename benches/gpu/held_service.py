@@ -5,9 +5,12 @@
 
 Its answer is one line of JSON with the latencies in microseconds. It ends when standard input does. Before each turn
 come a few requests that are not measured, because another process has had the core's caches meanwhile.
+`--warmup N` asks for more of them at the start. Under a library built with the feature `bypass`, `bypass 1` lets what
+follows go past its handlers, and `bypass 0` through them again.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import sys
@@ -26,6 +29,8 @@ def main():
 
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--core", type=int, help="bind the serving thread to this core")
+    own.add_argument("--warmup", type=int, default=WARMUP_AT_START)
+    own.add_argument("--warmup-of-turn", type=int, default=WARMUP_OF_TURN)
     ours, arguments = own.parse_known_args()
     args = infer.parse_arguments(arguments)
     with torch.inference_mode():
@@ -34,10 +39,13 @@ def main():
         # Only now: the threads of the driver and of PyTorch are there and keep the cores they may have.
         if ours.core is not None:
             os.sched_setaffinity(0, {ours.core})
-        run(serve, requests, WARMUP_AT_START)
+        run(serve, requests, ours.warmup)
         print("ready", flush=True)
         for line in sys.stdin:
-            run(serve, requests, WARMUP_OF_TURN)
+            if line.startswith("bypass "):
+                ctypes.CDLL(None).aishim_bypass(int(line.split()[1]))
+                continue
+            run(serve, requests, ours.warmup_of_turn)
             print(json.dumps(run(serve, requests, int(line))), flush=True)
 
 

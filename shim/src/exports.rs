@@ -76,14 +76,18 @@ macro_rules! export {
         // SAFETY: the program's own arguments.
         unsafe { late($($arg),*) }
     }};
-    (@handled $name:ident ($($arg:ident : $ty:ty),*) $real:ident, [$handler:path] ($($pass:expr),*)) => {{
+    // The driver's function with the program's arguments.
+    (@called $name:ident ($($arg:ident : $ty:ty),*) $real:ident) => {{
         type Real = unsafe extern "C-unwind" fn($(<$ty as Abi>::Raw),*) -> Status;
         // SAFETY: the driver exports this symbol with the C ABI and this signature (checked against the header above,
         // or named in the table where the header no longer has it).
         let real = unsafe { std::mem::transmute::<*const c_void, Real>($real) };
         #[allow(ffi_unwind_calls, reason = "a cancelled thread may unwind through; no destructor waits here")]
         // SAFETY: the program's own arguments, passed on unchanged to the function it meant to call.
-        let call = move || unsafe { real($($arg),*) };
+        move || unsafe { real($($arg),*) }
+    }};
+    (@handled $name:ident ($($arg:ident : $ty:ty),*) $real:ident, [$handler:path] ($($pass:expr),*)) => {{
+        let call = export!(@called $name ($($arg : $ty),*) $real);
         // SAFETY: pointers among the arguments are the program's, valid as the driver demands.
         unsafe { $handler(Hook::$name, call, $($pass),*) }
     }};
@@ -97,6 +101,10 @@ macro_rules! export {
         pub(crate) unsafe extern "C-unwind" fn $name($($arg: <$ty as Abi>::Raw),*) -> Status {
             #[cfg(feature = "panic-injection")]
             crate::fence::injection::entered(Hook::$name);
+            #[cfg(feature = "bypass")]
+            if let Some(real) = crate::bypass::around(Hook::$name) {
+                return export!(@called $name ($($arg : $ty),*) real)();
+            }
             $body
         }
     };

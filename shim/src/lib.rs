@@ -21,6 +21,8 @@
 #![cfg_attr(test, allow(dead_code, reason = "in unit tests nothing is exported, so nothing is reached"))]
 
 mod block_notes;
+#[cfg(feature = "bypass")]
+mod bypass;
 mod clock;
 mod config;
 mod copies;
