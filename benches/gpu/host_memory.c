@@ -15,7 +15,7 @@
 enum { MOST_REPEATS = 1000, FEWEST_REPEATS = 7, WARM_UP_PAIRS = 3, LOOP_PAIRS = 1000, BUSY_REPEATS = 5 };
 
 static const uint64_t TIME_PER_SIZE_NS = 400u * 1000 * 1000;
-static const uint64_t BUSY_NS = 100u * 1000 * 1000;
+static const uint64_t BUSY_NS = 200u * 1000 * 1000;
 static const size_t SIZES_BYTES[] = {4u << 10, 64u << 10, 1u << 20, 4u << 20, 16u << 20, 64u << 20};
 
 /* The driver's entry points, their types as in cuda.h with handles as void pointers. */
