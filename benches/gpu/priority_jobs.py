@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+"""The jobs of priority.py, each a warm process that waits for lines on standard input, the GPU idle.
+
+    (echo go; sleep 20; echo stop) | python3 benches/gpu/priority_jobs.py infer
+
+A best-effort job works flat out from `go` to `stop` and answers with the end of each iteration. A latency-critical job
+is given its arrivals as one JSON object and answers with the latency of each request; to `gpu-time` it answers with
+the GPU time of one. An answer is one line, `answer ` and JSON. `end`, or the end of standard input, ends a job. All
+times are CLOCK_MONOTONIC in nanoseconds, which the processes of a machine share.
+"""
+
+import argparse
+import gc
+import json
+import random
+import select
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+
+ITERATIONS_AT_START = 8
+REQUESTS_AT_START = 30
+REQUESTS_AT_TURN = 20
+"""Requests at the head of a turn's arrivals that are served like the others and left out."""
+
+SPIN_NS = 300_000
+"""The last part of a wait for an arrival: a sleep that long wakes up some 60 us late, which would count as latency."""
+
+GPU_TIME_BATCHES = 5
+GPU_TIME_REPLAYS = 40
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("job", choices=sorted({**CRITICAL, **BEST_EFFORT}))
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: small models")
+    args = parser.parse_args()
+    import torch
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("priority_jobs.py found no CUDA device.")
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if args.job in CRITICAL:
+        answer_requests(torch, args)
+    else:
+        answer_turns(torch, args)
+
+
+def lines():
+    """Lines as they come: iteration over standard input would read ahead of what select() sees."""
+    return iter(lambda: sys.stdin.readline().strip(), "end")
+
+
+def answer(value):
+    print("answer", json.dumps(value), flush=True)
+
+
+# Latency-critical jobs
+
+
+def answer_requests(torch, args):
+    model, example = CRITICAL[args.job](torch, args.device)
+    serve = served(torch, args, model, example)
+    for _ in range(REQUESTS_AT_START):
+        serve()
+    # A collection in the midst of a request would be the p99.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    print("ready", flush=True)
+    for line in lines():
+        if not line:
+            return
+        if line == "gpu-time":
+            answer({"gpu_ms": gpu_ms_of_one(torch, args.device, model, example)})
+        else:
+            answer(open_loop(serve, **json.loads(line)))
+
+
+def served(torch, args, model, example):
+    """One request, from its launch to the synchronisation that ends it; inputs and outputs stay on the device."""
+    synchronise = synchroniser(torch, args.device)
+    run = replays(torch, args.device, model, example) if args.job in GRAPHS else lambda: model(example)
+
+    @torch.inference_mode()
+    def serve():
+        run()
+        synchronise()
+
+    return serve
+
+
+def replays(torch, device, model, example):
+    """The model as a replay of its CUDA graph."""
+    if device == "cpu":
+        return lambda: model(example)
+    import infer
+
+    with torch.inference_mode():
+        captured = infer.CapturedModel(torch, model, example)
+    # The whole of it is kept: the graph reads and writes its tensors.
+    return lambda: captured.graph.replay()
+
+
+def open_loop(serve, requests, rate_per_s, arrivals, seed):
+    """Serves requests as they arrive, one at a time. Latency counts from the arrival, also if the job was busy then."""
+    gaps_ns = [1e9 / rate_per_s * gap for gap in relative_gaps(arrivals, seed, REQUESTS_AT_TURN + requests)]
+    now_ns = time.monotonic_ns
+    arrival_ns, times = now_ns(), []
+    for gap_ns in gaps_ns:
+        arrival_ns += round(gap_ns)
+        wait_until(arrival_ns)
+        start_ns = now_ns()
+        serve()
+        times.append((arrival_ns, start_ns, now_ns()))
+    del times[:REQUESTS_AT_TURN]
+    return {
+        "began_ns": times[0][0],
+        "ended_ns": times[-1][2],
+        "latencies_us": [(end - arrival) / 1e3 for arrival, _, end in times],
+        "waits_us": [(start - arrival) / 1e3 for arrival, start, _ in times],
+    }
+
+
+def relative_gaps(arrivals, seed, count):
+    """Gaps between arrivals in units of their mean. Equal seeds give equal gaps, in whichever process."""
+    chance = random.Random(seed)
+    if arrivals == "poisson":
+        return [chance.expovariate(1) for _ in range(count)]
+    return [chance.uniform(0.8, 1.2) for _ in range(count)]
+
+
+def wait_until(deadline_ns):
+    left_ns = deadline_ns - time.monotonic_ns()
+    if left_ns > SPIN_NS:
+        time.sleep((left_ns - SPIN_NS) / 1e9)
+    while time.monotonic_ns() < deadline_ns:
+        pass
+
+
+def gpu_ms_of_one(torch, device, model, example):
+    """GPU time of one request: graph replays back to back between two events, of an eager model too, since its own
+    launches would leave gaps between them."""
+    replay = replays(torch, device, model, example)
+    batches = []
+    for _ in range(1 + GPU_TIME_BATCHES):
+        clock = Clock(torch, device)
+        for _ in range(GPU_TIME_REPLAYS):
+            replay()
+        clock.lap()
+        began_ns, ended_ns = clock.laps_ns()
+        batches.append((ended_ns - began_ns) / 1e6 / GPU_TIME_REPLAYS)
+    return statistics.median(batches[1:])
+
+
+def bert(batch):
+    def make(torch, device):
+        import models
+
+        model = models.bert_base() if device == "cuda" else models.Bert(layers=1, channels=48, heads=4)
+        return half_on_gpu(torch, model, device), models.random_input("bert", batch).to(device)
+
+    return make
+
+
+def resnet50(batch):
+    def make(torch, device):
+        import models
+
+        model = half_on_gpu(torch, models.resnet50() if device == "cuda" else small_network(torch), device)
+        images = models.random_input("resnet50", batch if device == "cuda" else 1)
+        return model, images.to(device, torch.float16 if device == "cuda" else torch.float32)
+
+    return make
+
+
+def half_on_gpu(torch, model, device):
+    return model.eval().to(device, torch.float16 if device == "cuda" else torch.float32)
+
+
+CRITICAL = {"bertg": bert(4), "bert_eager": bert(1), "resnet_eager": resnet50(1)}
+GRAPHS = ("bertg",)
+
+
+# Best-effort jobs
+
+
+def answer_turns(torch, args):
+    iterate = BEST_EFFORT[args.job](torch, args.device)
+    for _ in range(ITERATIONS_AT_START):
+        iterate()
+    synchroniser(torch, args.device)()
+    print("ready", flush=True)
+    for line in lines():
+        if not line:
+            return
+        # Laps are the GPU's: the host is ahead of it by as much as fits into the queue, which changes with the load.
+        clock = Clock(torch, args.device)
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            iterate()
+            clock.lap()
+        sys.stdin.readline()
+        answer({"ends_ns": clock.laps_ns()})
+
+
+class Clock:
+    """When the device reached the start and each lap: events on the GPU, put on CLOCK_MONOTONIC by the first one."""
+
+    def __init__(self, torch, device):
+        self.torch = torch
+        self.on_gpu = device == "cuda"
+        self.laps = []
+        self.lap()
+        if self.on_gpu:
+            self.laps[0].synchronize()
+            self.began_ns = time.monotonic_ns()
+
+    def lap(self):
+        if self.on_gpu:
+            event = self.torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.laps.append(event)
+        else:
+            self.laps.append(time.monotonic_ns())
+
+    def laps_ns(self):
+        """The start and all laps, once the device has reached the last one."""
+        if not self.on_gpu:
+            return self.laps
+        self.laps[-1].synchronize()
+        return [self.began_ns + round(self.laps[0].elapsed_time(lap) * 1e6) for lap in self.laps]
+
+
+def train(torch, device):
+    """Training steps of ResNet-50: batch 64 that stays on the device, bf16 autocast, SGD."""
+    import models
+    import train as example
+
+    step = example.TrainingStep(torch, torch.device(device))
+    batch = 64
+    if device == "cpu":
+        step.model, batch = small_network(torch).train(), 2
+        step.optimiser = torch.optim.SGD(step.model.parameters(), lr=0.1, momentum=0.9)
+    images = models.random_input("resnet50", batch).to(device)
+    labels = torch.randint(0, models.IMAGE_CLASSES, (batch,)).to(device)
+    return lambda: step(images, labels)
+
+
+def infer_batches(torch, device):
+    """Forward passes of ResNet-50: batch 64, fp16, channels first."""
+    model, images = resnet50(64)(torch, device)
+    return torch.inference_mode()(lambda: model(images))
+
+
+def gemm(torch, device):
+    """Ten products of 8192 x 8192 in bf16, then a synchronisation."""
+    size = 8192 if device == "cuda" else 64
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    b = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    out = torch.empty_like(a)
+    synchronise = synchroniser(torch, device)
+
+    def iterate():
+        for _ in range(GEMM_PRODUCTS):
+            torch.mm(a, b, out=out)
+        synchronise()
+
+    return iterate
+
+
+GEMM_PRODUCTS = 10
+BEST_EFFORT = {"train": train, "infer": infer_batches, "gemm": gemm}
+
+
+def small_network(torch):
+    """Takes what ResNet-50 takes, in about a millisecond on a CPU."""
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1000)
+    )
+
+
+def synchroniser(torch, device):
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
+if __name__ == "__main__":
+    main()
