@@ -17,7 +17,7 @@
  * those that overlap the touching. "share" is the launches done between the first step's begin and the last one's end,
  * pauses and all, relative to as long without any of it. Last comes a table, before it what the driver says of such
  * memory, in particular whether copies across the join of two registrations work: where they do not, no block may lie
- * across one. JSON_FILE takes all figures: what each step took, in order, the longest launch calls, and how many calls
+ * across one; who is charged for the memory, and whether a registration outlives its context. JSON_FILE takes all figures: what each step took, in order, the longest launch calls, and how many calls
  * took how long, by powers of two.
  */
 #define _GNU_SOURCE
@@ -28,7 +28,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -58,6 +60,7 @@ static int (*device_of)(int *, int);
 static int (*attribute)(int *, int, int);
 static int (*driver_version)(int *);
 static int (*retain)(void **, int);
+static int (*reset)(int);
 static int (*set_current)(void *);
 static int (*load_module)(void **, const void *);
 static int (*find_function)(void **, void *, const char *);
@@ -90,6 +93,7 @@ static const struct {
     {&attribute, "cuDeviceGetAttribute"},
     {&driver_version, "cuDriverGetVersion"},
     {&retain, "cuDevicePrimaryCtxRetain"},
+    {&reset, "cuDevicePrimaryCtxReset_v2"},
     {&set_current, "cuCtxSetCurrent"},
     {&load_module, "cuModuleLoadData"},
     {&find_function, "cuModuleGetFunction"},
@@ -270,6 +274,79 @@ static void say_of_join(char *start, size_t at)
     say("across the join: cuMemsetD8 of the host's memory", results[7], same ? "the bytes came" : "OTHER BYTES");
 }
 
+/* What the process and its control group have in memory, in MiB; -1 where nobody says. */
+static long resident_mib(void)
+{
+    FILE *file = fopen("/proc/self/statm", "r");
+    long all, resident = -1;
+
+    if (file == NULL)
+        return -1;
+    if (fscanf(file, "%ld %ld", &all, &resident) != 2)
+        resident = -1;
+    fclose(file);
+    return resident < 0 ? -1 : resident / 256;
+}
+
+static long charged_mib(void)
+{
+    static const char *const FILES[] = {"/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"};
+    long long bytes = -1;
+
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES && bytes < 0; i++) {
+        FILE *file = fopen(FILES[i], "r");
+
+        if (file == NULL)
+            continue;
+        if (fscanf(file, "%lld", &bytes) != 1)
+            bytes = -1;
+        fclose(file);
+    }
+    return bytes < 0 ? -1 : (long)(bytes >> 20);
+}
+
+/* Whether a forked child can read the byte there, and which it finds. */
+static void say_of_fork(const char *what, const volatile char *memory)
+{
+    char value[64] = "cannot read it";
+    int status = 0;
+    pid_t child = fork();
+
+    if (child == 0)
+        _exit(*memory);
+    if (child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status))
+        snprintf(value, sizeof value, "reads %d", WEXITSTATUS(status));
+    say(what, WIFSIGNALED(status) ? WTERMSIG(status) : 0, value);
+}
+
+/* Who pays for 64 MiB of each kind, and what a forked child has of them. */
+static void say_of_memory(void)
+{
+    static const size_t BYTES = 64 * MIB;
+    long resident = resident_mib(), charged = charged_mib();
+    char value[96];
+    void *memory;
+
+    check(host_alloc(&memory, BYTES, ALLOC_FLAGS), "cuMemHostAlloc");
+    memset(memory, 7, BYTES);
+    snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident_mib() - resident, charged_mib() - charged);
+    say("allocated 64 MiB", 0, value);
+    say_of_fork("allocated 64 MiB: a forked child", memory);
+    check(host_free(memory), "cuMemFreeHost");
+    if (!can_register)
+        return;
+    resident = resident_mib(), charged = charged_mib();
+    memory = mapped(BYTES, 1);
+    touch(memory, BYTES);
+    check(host_register(memory, BYTES, PORTABLE), "cuMemHostRegister");
+    memset(memory, 7, BYTES);
+    snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident_mib() - resident, charged_mib() - charged);
+    say("registered 64 MiB", 0, value);
+    say_of_fork("registered 64 MiB: a forked child", memory);
+    check(host_unregister(memory), "cuMemHostUnregister");
+    munmap(memory, BYTES);
+}
+
 static void say_huge_pages(void)
 {
     FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
@@ -282,6 +359,26 @@ static void say_huge_pages(void)
     say("transparent huge pages", 0, value);
 }
 
+/* Whether a registration outlives the context that made it. To be asked last. */
+static void say_of_end(void)
+{
+    char *memory;
+    unsigned flags = 0;
+
+    if (!can_register)
+        return;
+    printf("\nwhat the driver says of a registration when its context has ended: result, value\n");
+    memory = mapped(2 * MIB, 0);
+    touch(memory, 2 * MIB);
+    check(host_register(memory, 2 * MIB, PORTABLE), "cuMemHostRegister");
+    check(reset(device), "cuDevicePrimaryCtxReset");
+    check(retain(&context, device), "cuDevicePrimaryCtxRetain");
+    check(set_current(context), "cuCtxSetCurrent");
+    say("context ended: cuMemHostGetFlags", host_flags(&flags, memory), "");
+    say("context ended: cuMemHostRegister anew", host_register(memory, 2 * MIB, PORTABLE), "");
+    say("context ended: cuMemHostUnregister", host_unregister(memory), "");
+}
+
 static void say_all(void)
 {
     void *allocated;
@@ -292,6 +389,7 @@ static void say_all(void)
     printf("what the driver says: result, value\n");
     fprintf(json, "{\"driver\": %d, \"answers\": [", version);
     say_huge_pages();
+    say_of_memory();
     snprintf(value, sizeof value, "%d", can_register);
     say("HOST_REGISTER_SUPPORTED", 0, value);
     snprintf(value, sizeof value, "%d", same_pointer);
@@ -312,7 +410,6 @@ static void say_all(void)
         host_unregister(start + 4 * MIB);
         munmap(start, 8 * MIB);
     }
-    fprintf(json, "], \"ways\": {");
     fflush(stdout);
 }
 
@@ -703,6 +800,8 @@ int main(int argc, char **argv)
     say_all();
     add_ways();
     launch_all();
+    say_of_end();
+    fprintf(json, "], \"ways\": {");
     print_all();
     return fclose(json) != 0;
 }
