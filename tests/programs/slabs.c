@@ -5,6 +5,9 @@
  *   wait PATH    until there is such a file
  *   churn PATH   allocates, fills, checks and frees one again and again until there is such a file
  *   busy PATH    a kernel on the GPU, unsynchronised, until there is such a file
+ *   launch PATH  kernels that do nothing, each waited for, until there is such a file; "longest N", a line with the
+ *                microseconds of the longest launch
+ *   ask          what the driver says of each block, which has to be what it says of memory that it has allocated
  *   hold         a kernel of 20 s on the GPU, which nothing waits for
  *   fork         a child that frees what it was left with, as a sloppy one does, and ends
  *   leave        the context is reset, with all that is in it, and made anew
@@ -12,6 +15,7 @@
 #include "program.h"
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 enum { BYTES = 1 << 20, MOST = 200 };
 
@@ -65,6 +69,53 @@ static void busy(const char *path)
         usleep(2000);
     }
     CHECK(cuCtxSynchronize());
+}
+
+static double now_us(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
+}
+
+static void launch(const char *path)
+{
+    double longest_us = 0;
+
+    while (!there_is(path)) {
+        double begun_us = now_us(), took_us;
+
+        CHECK(launch_spin(1, NULL));
+        took_us = now_us() - begun_us;
+        longest_us = took_us > longest_us ? took_us : longest_us;
+        CHECK(cuCtxSynchronize());
+    }
+    printf("longest %.0f\n", longest_us);
+}
+
+static void ask(void)
+{
+    for (int i = 0; i < count; i++) {
+        char *block = held[i];
+        CUdeviceptr at = (CUdeviceptr)block, base = 0, pointer = 0, first = 0;
+        size_t bytes = 0, size = 0;
+        unsigned flags = 0;
+
+        EXPECT(1, cuMemHostUnregister(block));
+        EXPECT(1, cuMemHostUnregister(block + 4096));
+        EXPECT(1, cuMemHostRegister_v2(block, BYTES, 0));
+        EXPECT(1, cuMemHostRegister_v2(block + 4096, 4096, 1));
+        CHECK(cuMemHostGetFlags(&flags, block));
+        ASSERT(flags == 2);
+        CHECK(cuMemHostGetDevicePointer_v2(&pointer, block + 4096, 0));
+        ASSERT(pointer == at + 4096);
+        CHECK(cuMemGetAddressRange_v2(&base, &bytes, at + 5000));
+        ASSERT(base == at && bytes == BYTES);
+        CHECK(cuPointerGetAttribute(&first, 11, at + 5000));
+        CHECK(cuPointerGetAttribute(&size, 12, at + 5000));
+        ASSERT(first == at && size == BYTES);
+    }
 }
 
 static void fork_child(void)
@@ -128,6 +179,10 @@ int main(int argc, char **argv)
             churn(argv[++i]);
         else if (is(argv[i], "busy"))
             busy(argv[++i]);
+        else if (is(argv[i], "launch"))
+            launch(argv[++i]);
+        else if (is(argv[i], "ask"))
+            ask();
         else if (is(argv[i], "hold"))
             CHECK(launch_spin(20000000000ull, NULL));
         else if (is(argv[i], "fork"))

@@ -76,18 +76,18 @@ fn answered(
     }
 }
 
-/// cuMemHostGetFlags: PORTABLE is the slab's, and the block's only where the program asked for it; of small blocks the
-/// driver never tells it.
+/// cuMemHostGetFlags: PORTABLE is the block's only where the program asked for it, whatever its slab is; of small blocks
+/// the driver never tells it.
 ///
 /// # Safety
 /// `flags` is null or the program's out-pointer.
 pub(crate) unsafe fn flags(hook: Hook, call: impl FnOnce() -> Status, flags: *mut u32, memory: *mut c_void) -> Status {
     let of_stranger = || driver::host_flags(flags, stranger() as *mut c_void);
     answered(hook, call, memory as usize, of_stranger, |block| {
-        if block.tag & host_alloc::PORTABLE == 0 || block.requested_bytes < LARGE_PAGE {
-            // SAFETY: the driver has just written to it.
-            unsafe { *flags &= !host_alloc::PORTABLE };
-        }
+        let is_told = block.tag & host_alloc::PORTABLE != 0 && block.requested_bytes >= LARGE_PAGE;
+        let portable = if is_told { host_alloc::PORTABLE } else { 0 };
+        // SAFETY: the driver has just written to it.
+        unsafe { *flags = *flags & !host_alloc::PORTABLE | portable };
     })
 }
 
@@ -216,12 +216,13 @@ pub(crate) unsafe fn set_attribute(
     at: sys::CUdeviceptr,
 ) -> Status {
     let of_stranger = || driver::set_pointer_attribute(value, number, stranger() as sys::CUdeviceptr);
-    let start = match whose(at as usize) {
-        Whose::Block(block) if number == SYNC_MEMOPS && !value.is_null() => block.start,
+    let block = match whose(at as usize) {
+        Whose::Block(block) if number == SYNC_MEMOPS && !value.is_null() => block,
         _ => return answered(hook, call, at as usize, of_stranger, |_| {}),
     };
     // SAFETY: not null, and the program's to be read; an unsigned integer by the API's contract.
     let wanted = unsafe { value.cast::<c_uint>().read_unaligned() } != 0;
+    let start = block.start;
     // Noted before the driver is told, so that another thread which unsets the slab at this moment sees it, below.
     let before = fenced(|| block_notes::set_syncs(start, wanted));
     if !wanted && fenced(block_notes::some_sync) {
@@ -231,12 +232,28 @@ pub(crate) unsafe fn set_attribute(
     fenced(|| {
         if !status.is_ok() {
             block_notes::set_syncs(start, before);
-        } else if !wanted && block_notes::some_sync() && mode::may_call_driver() {
-            let set: c_uint = 1;
-            let _ = driver::set_pointer_attribute((&raw const set).cast(), SYNC_MEMOPS, at);
+        } else if mode::may_call_driver() {
+            tell_parts(&block, at, wanted);
+            if !wanted && block_notes::some_sync() {
+                let set: c_uint = 1;
+                let _ = driver::set_pointer_attribute((&raw const set).cast(), SYNC_MEMOPS, at);
+                tell_parts(&block, at, true);
+            }
         }
     });
     status
+}
+
+/// Sets SYNC_MEMOPS in the parts of a block that the driver knows for themselves, beside the one in which `at` lies.
+fn tell_parts(block: &BlockInfo, at: sys::CUdeviceptr, syncs: bool) {
+    let value = c_uint::from(syncs);
+    let joins = pinned::joins(block.start, block.start + block.requested_bytes);
+    if joins.is_empty() {
+        return;
+    }
+    for part in joins.into_iter().chain([block.start]).filter(|&part| part != at as usize) {
+        let _ = driver::set_pointer_attribute((&raw const value).cast(), SYNC_MEMOPS, part as sys::CUdeviceptr);
+    }
 }
 
 /// `CU_POINTER_ATTRIBUTE_*` whose answers differ between a slab and a block; CUDA Driver API, Unified Addressing.

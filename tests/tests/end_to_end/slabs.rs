@@ -198,3 +198,60 @@ fn a_process_ends_at_once_while_the_background_thread_sleeps() {
     // Each would wait half a second.
     assert!(shimmed < native + Duration::from_secs(5), "{shimmed:?}, natively {native:?}");
 }
+
+/// Does `meanwhile` until all of an eager pool of `mib` MiB is reserved, and then the rest; what was said of it.
+fn with_all_reserved(mib: u64, settings: &[(&str, &str)], meanwhile: &str, rest: &[&str]) -> String {
+    let sandbox = Sandbox::new();
+    let (size, stop) = (mib.to_string(), path(&sandbox, "stop"));
+    let mut steps = vec!["say", "begun", meanwhile, &stop];
+    steps.extend(rest);
+    let eager = [("AISHIM_POOL", "eager"), ("AISHIM_POOL_MIB", &size)];
+    let mut running = sandbox.start(program(&sandbox, &eager, &steps).envs(settings.iter().copied()));
+    running.wait_for("begun");
+    wait_for_reserved(&sandbox, &running, |reserved| reserved == mib * MIB);
+    go_on(&sandbox, "stop");
+    let outcome = running.wait();
+    outcome.assert_success();
+    outcome.stdout
+}
+
+/// As of a simulated driver that takes 190 ms for the last slab, in which launches wait.
+#[test]
+fn launches_wait_for_a_piece_of_a_slab_at_most() {
+    let slow = [("SIMCUDA_COSTS", "h200"), ("SIMCUDA_SPEED", "0.25")];
+    let stdout = with_all_reserved(256, &slow, "launch", &[]);
+    let longest_us: f64 = stdout.trim().rsplit(' ').next().expect("a line").parse().expect("a number");
+    assert!(longest_us < 90_000.0, "a launch waited for {longest_us} us");
+}
+
+#[test]
+fn blocks_in_every_slab_are_told_to_be_allocated() {
+    with_all_reserved(128, &[], "wait", &["take", "120", "ask", "give", "take", "120", "ask", "give"]);
+}
+
+#[test]
+fn slabs_are_allocated_where_they_cannot_be_registered() {
+    for fault in ["cuMemHostRegister_v2:801", "cuMemHostRegister_v2:2:after=3"] {
+        with_all_reserved(128, &[("SIMCUDA_FAIL", fault)], "wait", &["take", "120", "give"]);
+    }
+}
+
+/// The memory of registered slabs is the process's own, and no context's end takes it away by itself.
+#[test]
+fn slabs_of_contexts_that_have_ended_take_no_memory() {
+    let sandbox = Sandbox::new();
+    let stop = path(&sandbox, "stop");
+    let mut steps = Vec::new();
+    for _ in 0..10 {
+        steps.extend(["take", "40", "leave"]);
+    }
+    steps.extend(["say", "left", "wait", &stop]);
+    let mut running = sandbox.start(&mut program(&sandbox, &[("AISHIM_POOL", "eager")], &steps));
+    running.wait_for("left");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).expect("its status");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident set");
+    let resident_kib: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+    go_on(&sandbox, "stop");
+    running.wait().assert_success();
+    assert!(resident_kib < 600 << 10, "{resident_kib} KiB");
+}
