@@ -14,6 +14,10 @@
  *
  * does both in one process, reserving on a second thread as the pool's does, and prints the figures.
  *
+ *     slab_stall alone MS
+ *
+ * launches for so long and reserves nothing itself; the figures are of "none". A pool in it may grow meanwhile.
+ *
  *     cc -O2 -pthread -o slab_stall benches/gpu/slab_stall.c -ldl
  */
 #define _POSIX_C_SOURCE 200809L
@@ -284,16 +288,29 @@ static void *reserve_all(void *unused)
     return unused;
 }
 
+static void *wait_a_while(void *unused)
+{
+    uint64_t from_ns = now_ns();
+
+    sleep_ns((long)repeats * 1000 * 1000);
+    add_window("none", from_ns, now_ns());
+    stop = 1;
+    return unused;
+}
+
 int main(int argc, char **argv)
 {
     const char *role = argc > 1 ? argv[1] : "";
 
     way = argc > 2 ? argv[2] : "";
-    repeats = argc > 3 ? atoi(argv[3]) : 0;
+    repeats = argc > 2 ? atoi(argv[argc - 1]) : 0;
     is_own = strcmp(role, "own") == 0;
     if (argc == 2 && strcmp(role, "launch") == 0) {
         begin();
         launch_and_tell(read_windows);
+    } else if (argc == 3 && strcmp(role, "alone") == 0) {
+        begin();
+        launch_and_tell(wait_a_while);
     } else if (argc == 4 && is_own) {
         begin();
         launch_and_tell(reserve_all);
@@ -301,7 +318,7 @@ int main(int argc, char **argv)
         begin();
         reserve_all(NULL);
     } else {
-        fprintf(stderr, "usage: slab_stall launch | reserve WAY REPEATS | own WAY REPEATS (WAY: once, slabs, pauses)\n");
+        fprintf(stderr, "usage: slab_stall launch | alone MS | reserve WAY REPEATS | own WAY REPEATS (WAY: once, slabs, pauses)\n");
         return 2;
     }
     return 0;

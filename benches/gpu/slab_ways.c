@@ -3,8 +3,8 @@
  *     cc -O2 -pthread -o slab_ways benches/gpu/slab_ways.c -ldl
  *     slab_ways [JSON_FILE [MS_PER_WAY [PREFIX]]]
  *
- * One thread launches an empty kernel and waits for it, without pause; another page-locks 256 MiB, sleeps 20 ms, and takes
- * it back, by each way in turn whose name begins with PREFIX, for MS_PER_WAY (1500) at least, in rounds. The ways:
+ * One thread launches an empty kernel and waits for it, without pause; another page-locks 256 MiB, sleeps 20 ms, and
+ * takes it back, by each way in turn whose name begins with PREFIX, for MS_PER_WAY (1500) at least, in rounds. The ways:
  *
  *     slabs              cuMemHostAlloc of 16, 16, 32, 64 and 128 MiB, as the pool does
  *     alloc S            cuMemHostAlloc of S MiB until there are 256
@@ -13,12 +13,12 @@
  *     ... huge           with MADV_HUGEPAGE
  *     ... pause P        after each step a pause of P times what the step took
  *
- * Compared are the launch calls that overlap a call of the driver by the other thread (not those in its pauses alone), and
- * those that overlap the touching. "share" is the launches done between the first step's begin and the last one's end,
+ * Compared are the launch calls that overlap a call of the driver by the other thread (not those in its pauses alone),
+ * and those that overlap the touching. "share" is the launches done between the first step's begin and the last one's end,
  * pauses and all, relative to as long without any of it. Last comes a table, before it what the driver says of such
  * memory, in particular whether copies across the join of two registrations work: where they do not, no block may lie
- * across one; who is charged for the memory, and whether a registration outlives its context. JSON_FILE takes all figures: what each step took, in order, the longest launch calls, and how many calls
- * took how long, by powers of two.
+ * across one; who is charged for the memory, and whether a registration outlives its context. JSON_FILE takes all
+ * figures: what each step took, in order, the longest launch calls, and how many calls took how long, by powers of two.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -207,11 +207,13 @@ static void say_of(const char *memory, char *start, size_t asked_at)
     static const struct {
         const char *name;
         int number, bytes, is_address;
-    } ATTRIBUTES[] = {{"CONTEXT", 1, 8, 0},          {"MEMORY_TYPE", 2, 4, 0},      {"DEVICE_POINTER", 3, 8, 1},
-                      {"HOST_POINTER", 4, 8, 1},     {"SYNC_MEMOPS", 6, 4, 0},      {"BUFFER_ID", 7, 8, 0},
-                      {"IS_MANAGED", 8, 4, 0},       {"DEVICE_ORDINAL", 9, 4, 0},   {"IS_LEGACY_CUDA_IPC_CAPABLE", 10, 4, 0},
-                      {"RANGE_START_ADDR", 11, 8, 1}, {"RANGE_SIZE", 12, 8, 0},     {"MAPPED", 13, 4, 0},
-                      {"ALLOWED_HANDLE_TYPES", 14, 8, 0}, {"ACCESS_FLAGS", 16, 4, 0}, {"MEMPOOL_HANDLE", 17, 8, 0}};
+    } ATTRIBUTES[] = {
+        {"CONTEXT", 1, 8, 0},          {"MEMORY_TYPE", 2, 4, 0},    {"DEVICE_POINTER", 3, 8, 1},
+        {"HOST_POINTER", 4, 8, 1},     {"SYNC_MEMOPS", 6, 4, 0},    {"BUFFER_ID", 7, 8, 0},
+        {"IS_MANAGED", 8, 4, 0},       {"DEVICE_ORDINAL", 9, 4, 0}, {"IS_LEGACY_CUDA_IPC_CAPABLE", 10, 4, 0},
+        {"RANGE_START_ADDR", 11, 8, 1}, {"RANGE_SIZE", 12, 8, 0},   {"MAPPED", 13, 4, 0},
+        {"ALLOWED_HANDLE_TYPES", 14, 8, 0}, {"ACCESS_FLAGS", 16, 4, 0}, {"MEMPOOL_HANDLE", 17, 8, 0},
+    };
     char what[96], value[96];
     uint64_t address = (uint64_t)(uintptr_t)(start + asked_at), base = 0;
     size_t bytes = 0;
@@ -245,7 +247,7 @@ static void say_of(const char *memory, char *start, size_t asked_at)
     say(what, result, value);
 }
 
-/* Copies of 2 MiB whose host side is the end of one registration and the beginning of the next, and whether the bytes came. */
+/* Copies of 2 MiB whose host side is the end of one registration and the beginning of the next; whether the bytes came. */
 static void say_of_join(char *start, size_t at)
 {
     char *host = start + at;
@@ -268,7 +270,8 @@ static void say_of_join(char *start, size_t at)
     say("across the join: cuMemcpyDtoH", results[3], "");
     say("across the join: cuMemcpyDtoHAsync", results[4], "");
     say("across the join: cuMemcpyAsync, host to device", results[5], "");
-    say("across the join: cuStreamSynchronize", results[2] ? results[2] : results[6], same ? "the bytes came" : "OTHER BYTES");
+    results[6] = results[2] ? results[2] : results[6];
+    say("across the join: cuStreamSynchronize", results[6], same ? "the bytes came" : "OTHER BYTES");
     results[7] = set_memory(host_address, 0x33, 2 * MIB);
     same = synchronise(NULL) == 0 && host[0] == 0x33 && host[2 * MIB - 1] == 0x33;
     say("across the join: cuMemsetD8 of the host's memory", results[7], same ? "the bytes came" : "OTHER BYTES");
@@ -329,7 +332,8 @@ static void say_of_memory(void)
 
     check(host_alloc(&memory, BYTES, ALLOC_FLAGS), "cuMemHostAlloc");
     memset(memory, 7, BYTES);
-    snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident_mib() - resident, charged_mib() - charged);
+    resident = resident_mib() - resident, charged = charged_mib() - charged;
+    snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident, charged);
     say("allocated 64 MiB", 0, value);
     say_of_fork("allocated 64 MiB: a forked child", memory);
     check(host_free(memory), "cuMemFreeHost");
@@ -340,7 +344,8 @@ static void say_of_memory(void)
     touch(memory, BYTES);
     check(host_register(memory, BYTES, PORTABLE), "cuMemHostRegister");
     memset(memory, 7, BYTES);
-    snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident_mib() - resident, charged_mib() - charged);
+    resident = resident_mib() - resident, charged = charged_mib() - charged;
+    snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident, charged);
     say("registered 64 MiB", 0, value);
     say_of_fork("registered 64 MiB: a forked child", memory);
     check(host_unregister(memory), "cuMemHostUnregister");
@@ -457,7 +462,8 @@ static void add_way(int is_registered, size_t step_mib, int is_huge, unsigned pa
 
     if (step_mib > 0)
         snprintf(step, sizeof step, "%zu", step_mib);
-    at += sprintf(at, "%s%s%s", is_registered ? "register " : step_mib > 0 ? "alloc " : "", step, is_huge ? " huge" : "");
+    at += sprintf(at, "%s", is_registered ? "register " : step_mib > 0 ? "alloc " : "");
+    at += sprintf(at, "%s%s", step, is_huge ? " huge" : "");
     if (pauses > 0)
         sprintf(at, " pause %u", pauses);
     way->step_mib = step_mib, way->is_registered = is_registered, way->is_huge = is_huge, way->pauses = pauses;
@@ -522,12 +528,15 @@ static uint64_t step(int index, char **memory, size_t bytes, enum phase phase)
 {
     const struct way *way = &ways[index];
     uint64_t begin_ns = now_ns();
+    int result;
 
-    if (phase == RESERVE)
-        check(way->is_registered ? host_register(*memory, bytes, PORTABLE) : host_alloc((void **)memory, bytes, ALLOC_FLAGS),
-              way->name);
+    if (phase == TAKE_BACK)
+        result = way->is_registered ? host_unregister(*memory) : host_free(*memory);
+    else if (way->is_registered)
+        result = host_register(*memory, bytes, PORTABLE);
     else
-        check(way->is_registered ? host_unregister(*memory) : host_free(*memory), way->name);
+        result = host_alloc((void **)memory, bytes, ALLOC_FLAGS);
+    check(result, way->name);
     return add_window(index, phase, begin_ns);
 }
 
@@ -591,9 +600,9 @@ static void *reserve_all(void *unused)
         do
             one_round(way);
         while (now_ns() - since_ns < way_ns);
-        fprintf(stderr, "\r%d of %d ways", way + 1, way_count);
+        if (isatty(STDERR_FILENO))
+            fprintf(stderr, "\r%d of %d ways%s", way + 1, way_count, way + 1 == way_count ? "\n" : "");
     }
-    fputc('\n', stderr);
     stop = 1;
     return unused;
 }
@@ -724,9 +733,10 @@ static void write_figures(int way, enum phase phase, const struct figures *found
     fprintf(json, "%s\"%s\": {\"calls\": %zu, \"p50_ns\": %llu, \"p999_ns\": %llu, \"max_ns\": %llu, ",
             phase == QUIET ? "" : ", ", PHASE_NAMES[phase], found->calls, (unsigned long long)found->p50_ns,
             (unsigned long long)found->p999_ns, (unsigned long long)found->max_ns);
-    fprintf(json, "\"longest_wait_ns\": %llu, \"rounds\": %zu, \"rounds_ns\": %llu, \"launches_in_rounds\": %zu, \"longest_ns\": [",
+    fprintf(json, "\"longest_wait_ns\": %llu, \"rounds\": %zu, \"rounds_ns\": %llu, \"launches_in_rounds\": %zu, ",
             (unsigned long long)found->longest_wait_ns, found->rounds, (unsigned long long)found->rounds_ns,
             found->launches_in_rounds);
+    fprintf(json, "\"longest_ns\": [");
     for (size_t i = first; i < found->calls; i++)
         fprintf(json, "%s%llu", i > first ? ", " : "", (unsigned long long)chosen_ns[i]);
     for (size_t i = 0; i < found->calls; i++)
@@ -763,7 +773,8 @@ static void print_all(void)
     static const char SIDE[] = " |    calls   p99.9us     maxus  sync maxus  step ms   all ms  share";
     struct figures found[PHASES];
 
-    printf("\nlaunch calls beside 256 MiB being ...\n%-24s | %-63s | %-63s | touched, unmapped\n", "", "page-locked", "taken back");
+    printf("\nlaunch calls beside 256 MiB being ...\n");
+    printf("%-24s | %-63s | %-63s | touched, unmapped\n", "", "page-locked", "taken back");
     printf("%-24s%s%s |  max us      ms   max us      ms\n", "way", SIDE, SIDE);
     for (int way = 0; way < way_count; way++) {
         fprintf(json, "%s\"%s\": {", way > 0 ? ", " : "", ways[way].name);
