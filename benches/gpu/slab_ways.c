@@ -77,6 +77,7 @@ static int (*host_device_pointer)(uint64_t *, void *, unsigned);
 static int (*address_range)(uint64_t *, size_t *, uint64_t);
 static int (*pointer_attribute)(void *, int, uint64_t);
 static int (*device_alloc)(uint64_t *, size_t);
+static int (*device_free)(uint64_t);
 static int (*to_device)(uint64_t, const void *, size_t);
 static int (*to_device_async)(uint64_t, const void *, size_t, void *);
 static int (*from_device)(void *, uint64_t, size_t);
@@ -109,6 +110,7 @@ static const struct {
     {&address_range, "cuMemGetAddressRange_v2"},
     {&pointer_attribute, "cuPointerGetAttribute"},
     {&device_alloc, "cuMemAlloc_v2"},
+    {&device_free, "cuMemFree_v2"},
     {&to_device, "cuMemcpyHtoD_v2"},
     {&to_device_async, "cuMemcpyHtoDAsync_v2"},
     {&from_device, "cuMemcpyDtoH_v2"},
@@ -322,34 +324,63 @@ static void say_of_fork(const char *what, const volatile char *memory)
     say(what, WIFSIGNALED(status) ? WTERMSIG(status) : 0, value);
 }
 
-/* Who pays for 64 MiB of each kind, and what a forked child has of them. */
-static void say_of_memory(void)
+/* The fastest of several copies each way. */
+static void say_of_copies(const char *what, void *memory, size_t bytes)
+{
+    uint64_t there, shortest_ns[2] = {UINT64_MAX, UINT64_MAX};
+    char value[64];
+
+    check(device_alloc(&there, bytes), "cuMemAlloc");
+    for (int i = 0; i < 20; i++) {
+        uint64_t begin_ns = now_ns(), took_ns;
+
+        if (i % 2 == 0)
+            check(to_device(there, memory, bytes), "cuMemcpyHtoD");
+        else
+            check(from_device(memory, there, bytes), "cuMemcpyDtoH");
+        took_ns = now_ns() - begin_ns;
+        if (took_ns < shortest_ns[i % 2])
+            shortest_ns[i % 2] = took_ns;
+    }
+    check(device_free(there), "cuMemFree");
+    snprintf(value, sizeof value, "to the device %.1f GB/s, from it %.1f GB/s", (double)bytes / (double)shortest_ns[0],
+             (double)bytes / (double)shortest_ns[1]);
+    say(what, 0, value);
+}
+
+/* Who pays for 64 MiB of each kind, how fast copies of them are, and what a forked child has of them. */
+static void say_of_memory(int is_registered, int is_huge)
 {
     static const size_t BYTES = 64 * MIB;
+    const char *kind = !is_registered ? "allocated" : is_huge ? "registered huge" : "registered";
     long resident = resident_mib(), charged = charged_mib();
-    char value[96];
+    char what[64], value[96];
     void *memory;
 
-    check(host_alloc(&memory, BYTES, ALLOC_FLAGS), "cuMemHostAlloc");
+    if (is_registered) {
+        memory = mapped(BYTES, is_huge);
+        touch(memory, BYTES);
+        for (size_t at = 0; at < BYTES; at += 8 * MIB)
+            check(host_register((char *)memory + at, 8 * MIB, PORTABLE), "cuMemHostRegister");
+    } else {
+        check(host_alloc(&memory, BYTES, ALLOC_FLAGS), "cuMemHostAlloc");
+    }
     memset(memory, 7, BYTES);
     resident = resident_mib() - resident, charged = charged_mib() - charged;
     snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident, charged);
-    say("allocated 64 MiB", 0, value);
-    say_of_fork("allocated 64 MiB: a forked child", memory);
-    check(host_free(memory), "cuMemFreeHost");
-    if (!can_register)
-        return;
-    resident = resident_mib(), charged = charged_mib();
-    memory = mapped(BYTES, 1);
-    touch(memory, BYTES);
-    check(host_register(memory, BYTES, PORTABLE), "cuMemHostRegister");
-    memset(memory, 7, BYTES);
-    resident = resident_mib() - resident, charged = charged_mib() - charged;
-    snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident, charged);
-    say("registered 64 MiB", 0, value);
-    say_of_fork("registered 64 MiB: a forked child", memory);
-    check(host_unregister(memory), "cuMemHostUnregister");
-    munmap(memory, BYTES);
+    snprintf(what, sizeof what, "%s 64 MiB", kind);
+    say(what, 0, value);
+    snprintf(what, sizeof what, "%s 64 MiB: a forked child", kind);
+    say_of_fork(what, memory);
+    snprintf(what, sizeof what, "%s 8 MiB: copies", kind);
+    say_of_copies(what, memory, 8 * MIB);
+    if (is_registered) {
+        for (size_t at = 0; at < BYTES; at += 8 * MIB)
+            check(host_unregister((char *)memory + at), "cuMemHostUnregister");
+        munmap(memory, BYTES);
+    } else {
+        check(host_free(memory), "cuMemFreeHost");
+    }
 }
 
 static void say_huge_pages(void)
@@ -394,7 +425,9 @@ static void say_all(void)
     printf("what the driver says: result, value\n");
     fprintf(json, "{\"driver\": %d, \"answers\": [", version);
     say_huge_pages();
-    say_of_memory();
+    say_of_memory(0, 0);
+    for (int is_huge = 0; can_register && is_huge < 2; is_huge++)
+        say_of_memory(1, is_huge);
     snprintf(value, sizeof value, "%d", can_register);
     say("HOST_REGISTER_SUPPORTED", 0, value);
     snprintf(value, sizeof value, "%d", same_pointer);

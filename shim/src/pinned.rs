@@ -177,6 +177,12 @@ pub(crate) fn free(at: usize) -> Option<Status> {
 /// `CUDA_ERROR_INVALID_CONTEXT` and `CUDA_ERROR_CONTEXT_IS_DESTROYED`: the thread's context has been reset, say.
 const CONTEXT_ERRORS: &[i32] = &[201, 709];
 
+/// Whether an error of the driver's is no reason to give up: a capture that began meanwhile, or a context that is none any
+/// more.
+fn is_passing(code: i32) -> bool {
+    (900..=908).contains(&code) || CONTEXT_ERRORS.contains(&code)
+}
+
 /// The first request of a context makes the pool and waits for its first slab; the others come in the background. Where
 /// `is_there` says so, the context is current.
 fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home> {
@@ -191,8 +197,7 @@ fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home
     let source = Arc::new(Source::find());
     let pool = shown::show(Pool::new(shape, Box::new(Arc::clone(&source)), Box::new(StreamFence)), shape);
     if let Err(code) = pool.grow() {
-        // A capture that began meanwhile, or a context that is none any more, is no reason to give up.
-        if (900..=908).contains(&code) || CONTEXT_ERRORS.contains(&code) {
+        if is_passing(code) {
             return None;
         }
         // The driver has no such memory to give; it will say so to the program itself.

@@ -102,7 +102,7 @@ fn keep() {
         let Some(home) = home().or_else(|| at_work(make_eagerly)) else {
             return;
         };
-        while grow_once(home) || leave_once(home) {}
+        while leave_once(home) || grow_once(home) {}
         if !sleep(home) {
             return;
         }

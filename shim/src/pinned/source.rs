@@ -21,6 +21,7 @@
 //!
 //! A context that ends takes the registrations with it; the memory is unmapped then.
 
+use super::is_passing;
 use super::stretch::Stretch;
 use crate::cuda::{Status, host_alloc};
 use crate::driver;
@@ -44,11 +45,12 @@ const REGISTER_FLAGS: u32 = 3;
 /// The source of one context's pool.
 pub(super) struct Source {
     placement: Placement,
-    /// Held while pages are made, and during calls of the driver that concern them.
+    /// Held while pages are made, so that they stay mapped, but not in calls of the driver.
     memory: Mutex<Memory>,
 }
 
-/// The memory that is not the driver's own.
+/// The memory that is not the driver's own. It changes only on the background thread, and where a context ends, which the
+/// background thread's calls of the driver keep waiting (`GROWING`).
 #[derive(Default)]
 struct Memory {
     /// The driver takes it.
@@ -117,41 +119,44 @@ impl Source {
 
     /// Page-locks the piece that was touched.
     pub(super) fn lock_next(&self) -> Step {
-        let mut memory = self.memory.lock();
-        let Some(coming) = &mut memory.coming else {
-            return Step::Done;
-        };
-        let Ok(Some(piece)) = coming.touch_next() else {
+        let touched = self.memory.lock().coming.as_mut().and_then(|coming| coming.touch_next().ok().flatten());
+        let Some(piece) = touched else {
             return Step::Done;
         };
         let (status, pause) = timed(|| driver::host_register(pointer(piece.start), piece.bytes, REGISTER_FLAGS));
-        if status.is_ok() {
-            coming.note_locked(piece);
-        } else {
-            memory.do_without();
+        if is_passing(status.0.cast_signed()) {
+            return Step::NotNow;
+        }
+        let mut memory = self.memory.lock();
+        match &mut memory.coming {
+            Some(coming) if status.is_ok() => coming.note_locked(piece),
+            _ => memory.do_without(),
         }
         Step::Made { pause }
     }
 
     /// Gives one piece of what is leaving back. Waits for the GPU, as cuMemFreeHost does.
     pub(super) fn unlock_next(&self) -> Step {
-        let mut memory = self.memory.lock();
-        let Some(leaving) = memory.leaving.last_mut() else {
+        let leaving = self.memory.lock().leaving.last().map(Stretch::last_locked);
+        let Some(piece) = leaving else {
             return Step::Done;
         };
-        let Some(piece) = leaving.last_locked() else {
-            if let Some(gone) = memory.leaving.pop() {
-                // SAFETY: no piece of it is page-locked, and the pool has no block in it: pool/src/growth.rs.
-                unsafe { gone.unmap() };
+        let (status, pause) = piece
+            .map_or((Status::SUCCESS, Duration::ZERO), |piece| timed(|| driver::host_unregister(pointer(piece.start))));
+        if is_passing(status.0.cast_signed()) {
+            return Step::NotNow;
+        }
+        let mut memory = self.memory.lock();
+        match (memory.leaving.last_mut(), piece) {
+            (Some(leaving), Some(piece)) if status.is_ok() => leaving.note_unlocked(piece),
+            (Some(_), None) => {
+                if let Some(gone) = memory.leaving.pop() {
+                    // SAFETY: no piece of it is page-locked, and the pool has no block in it: pool/src/growth.rs.
+                    unsafe { gone.unmap() };
+                }
             }
-            return Step::Made { pause: Duration::ZERO };
-        };
-        let (status, pause) = timed(|| driver::host_unregister(pointer(piece.start)));
-        if status.is_ok() {
-            leaving.note_unlocked(piece);
-        } else {
             // The driver may still let the GPU use it, so it stays mapped for good.
-            let _ = memory.leaving.pop().map(std::mem::forget);
+            _ => drop(memory.leaving.pop()),
         }
         Step::Made { pause }
     }

@@ -226,7 +226,7 @@ fn launches_wait_for_a_piece_of_a_slab_at_most() {
 
 #[test]
 fn blocks_in_every_slab_are_told_to_be_allocated() {
-    with_all_reserved(128, &[], "wait", &["take", "120", "ask", "give", "take", "120", "ask", "give"]);
+    with_all_reserved(128, &[], "wait", &["take", "120", "ask", "fork", "give", "take", "120", "ask", "give"]);
 }
 
 #[test]
