@@ -4,7 +4,7 @@
  *     slab_ways [JSON_FILE [MS_PER_WAY [PREFIX]]]
  *
  * One thread launches an empty kernel and waits for it, without pause; another page-locks 256 MiB, sleeps 20 ms, and
- * takes it back, by each way in turn whose name begins with PREFIX, for MS_PER_WAY (1500) at least, in rounds. The ways:
+ * takes it back, by each way in turn whose name begins with PREFIX, in rounds, for MS_PER_WAY (1500) at least. Ways:
  *
  *     slabs              cuMemHostAlloc of 16, 16, 32, 64 and 128 MiB, as the pool does
  *     alloc S            cuMemHostAlloc of S MiB until there are 256
@@ -14,8 +14,8 @@
  *     ... pause P        after each step a pause of P times what the step took
  *
  * Compared are the launch calls that overlap a call of the driver by the other thread (not those in its pauses alone),
- * and those that overlap the touching. "share" is the launches done between the first step's begin and the last one's end,
- * pauses and all, relative to as long without any of it. Last comes a table, before it what the driver says of such
+ * and those that overlap the touching. "share" is the launches done between the first step's begin and the last one's
+ * end, pauses and all, relative to as long without any of it. Last comes a table, before it what the driver says of such
  * memory, in particular whether copies across the join of two registrations work: where they do not, no block may lie
  * across one; who is charged for the memory, and whether a registration outlives its context. JSON_FILE takes all
  * figures: what each step took, in order, the longest launch calls, and how many calls took how long, by powers of two.
@@ -249,7 +249,7 @@ static void say_of(const char *memory, char *start, size_t asked_at)
     say(what, result, value);
 }
 
-/* Copies of 2 MiB whose host side is the end of one registration and the beginning of the next; whether the bytes came. */
+/* Copies of 2 MiB whose host side is the end of one registration and the beginning of the next. */
 static void say_of_join(char *start, size_t at)
 {
     char *host = start + at;

@@ -6,6 +6,7 @@
 //! it, and a process has few contexts.
 
 mod content;
+mod headroom;
 mod keeper;
 #[cfg(feature = "poison")]
 mod poison;

@@ -16,13 +16,13 @@
 //! What a program could notice: the driver knows each piece for itself, and as registered. What it says of a byte is
 //! corrected in `handlers::pointers`, as ever; SYNC_MEMOPS is set in each piece of a block; and who registers or
 //! unregisters a block is answered for an address in the first slab, which is always allocated ([`super::stand_in`]).
-//! The memory counts as the program's own in its resident set and in its control group. Where the GPU cannot use the
-//! host's address of registered memory, or registering fails, slabs are allocated.
+//! The memory counts as the program's own in its resident set and in its control group. Where that has too little room
+//! ([`headroom`]), the GPU cannot use the host's address of registered memory, or registering fails, slabs are allocated.
 //!
 //! A context that ends takes the registrations with it; the memory is unmapped then.
 
-use super::is_passing;
 use super::stretch::Stretch;
+use super::{headroom, is_passing};
 use crate::cuda::{Status, host_alloc};
 use crate::driver;
 use crate::placement::{CurrentGpu, Kernel, Placement};
@@ -105,6 +105,9 @@ impl Source {
             return false;
         };
         if memory.coming.is_none() {
+            if !headroom::is_enough(Path::new("/"), bytes) {
+                return false;
+            }
             memory.coming = Stretch::map(bytes, PIECE_BYTES);
         }
         let touched = memory.coming.as_mut().map(|coming| self.placement.around(&Kernel, || coming.touch_next()));

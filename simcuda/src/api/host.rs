@@ -72,14 +72,18 @@ driver_api! {
         let mut sim = process.sim();
         sim.check_no_dead_context()?;
         sim.check_unsafe_call()?;
-        let registered = sim.memory.host.get(&(address as usize)).is_some_and(|block| block.registered);
-        if !registered {
+        let Some(bytes) = sim.memory.host.get(&(address as usize)).filter(|block| block.registered).map(|block| block.bytes)
+        else {
             let known = sim.memory.host_block(address as usize).is_some();
             let unknown = Status::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
             return Err(if known { Status::CUDA_ERROR_INVALID_VALUE } else { unknown });
-        }
+        };
         process.drain(&mut sim, None);
+        let started_ns = now_ns();
         sim.memory.remove_host(address as usize);
+        drop(sim);
+        let costs = &process.settings.costs;
+        process.page_lock_until(started_ns + costs.take(costs.host_free.at(bytes as u64)));
         Ok(())
     }
 
