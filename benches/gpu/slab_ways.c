@@ -367,7 +367,8 @@ static void say_of_memory(int is_registered, int is_huge)
     }
     memset(memory, 7, BYTES);
     resident = resident_mib() - resident, charged = charged_mib() - charged;
-    snprintf(value, sizeof value, "resident %+ld MiB, control group %+ld MiB", resident, charged);
+    snprintf(value, sizeof value, charged_mib() < 0 ? "resident %+ld MiB, control group unknown"
+                                                    : "resident %+ld MiB, control group %+ld MiB", resident, charged);
     snprintf(what, sizeof what, "%s 64 MiB", kind);
     say(what, 0, value);
     snprintf(what, sizeof what, "%s 64 MiB: a forked child", kind);

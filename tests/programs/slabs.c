@@ -8,8 +8,9 @@
  *   launch PATH  kernels that do nothing, each waited for, until there is such a file; "longest N", a line with the
  *                microseconds of the longest launch
  *   ask          what the driver says of each block, which has to be what it says of memory that it has allocated
+ *   copy N       a block of N MiB, to the device and back in one copy each
  *   hold         a kernel of 20 s on the GPU, which nothing waits for
- *   fork         a child that frees what it was left with, as a sloppy one does, and ends
+ *   fork         a child that reads and frees what it was left with, as a sloppy one does, and ends
  *   leave        the context is reset, with all that is in it, and made anew
  *   capture PATH a capture, open until there is such a file, of a kernel that must then run */
 #include "program.h"
@@ -118,16 +119,37 @@ static void ask(void)
     }
 }
 
+static void copy(size_t mib)
+{
+    size_t bytes = mib << 20;
+    CUdeviceptr there;
+    char *block;
+
+    CHECK(cuMemHostAlloc((void **)&block, bytes, 0));
+    CHECK(cuMemAlloc_v2(&there, bytes));
+    memset(block, 90, bytes);
+    CHECK(cuMemcpyHtoDAsync_v2(there, block, bytes, NULL));
+    CHECK(cuStreamSynchronize(NULL));
+    memset(block, 0, bytes);
+    CHECK(cuMemcpyDtoH_v2(block, there, bytes));
+    ASSERT(block[0] == 90 && block[bytes / 2] == 90 && block[bytes - 1] == 90);
+    CHECK(cuMemFree_v2(there));
+    CHECK(cuMemFreeHost(block));
+}
+
 static void fork_child(void)
 {
     pid_t child = fork();
+    int status = 0;
 
     if (child == 0) {
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i++) {
+            ASSERT(held[i][BYTES / 2] == (char)(i + 1));
             cuMemFreeHost(held[i]);
+        }
         _exit(0);
     }
-    waitpid(child, NULL, 0);
+    ASSERT(waitpid(child, &status, 0) == child && status == 0);
 }
 
 static void leave(void)
@@ -183,6 +205,8 @@ int main(int argc, char **argv)
             launch(argv[++i]);
         else if (is(argv[i], "ask"))
             ask();
+        else if (is(argv[i], "copy"))
+            copy(strtoul(argv[++i], NULL, 10));
         else if (is(argv[i], "hold"))
             CHECK(launch_spin(20000000000ull, NULL));
         else if (is(argv[i], "fork"))

@@ -4,15 +4,15 @@
 //! ends when nothing is left that could be given back. Between its looks it sleeps, and sleeping it is in nobody's way:
 //! only a call of its to the driver keeps an ending process waiting.
 //!
-//! A slab comes piece by piece, see `source`: what would be in the way of launches, of a capture, of a context that ends
-//! or of the process's end is one piece at most, and between pieces there is a pause in which nothing of ours is held. A
-//! slab that was begun is completed, also when nobody needs it any more: it goes as others do.
+//! A slab comes in steps, see `source`: first its pages, some at a time, with nothing held that anybody waits for; then the
+//! driver's part, and after it a pause for the launches that waited. A slab that was begun is completed, also when nobody
+//! needs it any more: it goes as others do.
 //!
 //! A slab goes by cuMemHostUnregister or cuMemFreeHost, which wait for the GPU and in which launches of other threads may
 //! have to wait too. So nothing goes while any stream has work that no synchronisation has ended, while a capture is open,
-//! or while a context may be ending; and one slab at a time, it too in pieces.
+//! or while a context may be ending; and one slab at a time.
 
-use super::source::Step;
+use super::source::{Step, Touched};
 use super::{GROWING, HOME, Home, PAUSED, home, make, publish, shown};
 use crate::driver;
 use crate::handlers::capture::{RelaxedThread, Section};
@@ -123,8 +123,7 @@ impl Drop for Over {
 /// Does what may call the driver, unless the process has begun to end; see [`process_ends`].
 fn at_work<R: Default>(work: impl FnOnce() -> R) -> R {
     AT_WORK.store(true, SeqCst);
-    let is_exiting = mode::mode_ordered() & mode::EXITING != 0;
-    let done = if is_exiting { R::default() } else { work() };
+    let done = if mode::is_exiting() { R::default() } else { work() };
     AT_WORK.store(false, SeqCst);
     done
 }
@@ -173,8 +172,10 @@ fn grow_once(home: &'static Home) -> bool {
     if !home.source.is_coming() && home.pool.recall().is_some() {
         return true;
     }
-    if home.source.touch_next(home.pool.next_slab_bytes()) {
-        return rest(with_driver(home, || home.source.lock_next()));
+    match home.source.touch_some(home.pool.next_slab_bytes()) {
+        Touched::Some => return !mode::is_exiting(),
+        Touched::Piece => return rest(with_driver(home, || home.source.lock_next())),
+        Touched::Nothing => {}
     }
     with_driver(home, || {
         let outcome = home.pool.grow();

@@ -5,9 +5,10 @@
 //! would say the same for good, but also where the program has chosen a policy of its own. Huge pages are asked for: they
 //! are faster to make and to page-lock, and where the kernel has none the pages are small.
 //!
-//! A forked child does not get this memory (MADV_DONTFORK). Pages that a device writes to may not be shared by
-//! copy-on-write: kernels before 5.12 would leave the child the page the device writes to, and later ones copy all of it
-//! at the fork.
+//! The memory is shared (MAP_SHARED), so that a forked child can read it, as it can read what the driver allocates
+//! (observed on an H100, driver 580.159). Private pages would be shared by copy-on-write, which goes ill with a device that
+//! writes to them: kernels before 5.12 may leave the parent another page than the device's, later ones copy all of it at
+//! the fork. For such memory huge pages are to be had where `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says so.
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
@@ -15,6 +16,9 @@ use std::ptr::NonNull;
 /// The size of a huge page of x86-64.
 const HUGE_PAGE: usize = 2 << 20;
 const PAGE: usize = 4096;
+
+/// How much is touched at once: some milliseconds, for which a context that ends has to wait.
+const TOUCH_BYTES: usize = 4 << 20;
 
 /// `MADV_POPULATE_WRITE` of <linux/mman.h>, since Linux 5.14.
 const POPULATE_WRITE: c_int = 23;
@@ -47,7 +51,8 @@ impl Stretch {
     pub(super) fn map(bytes: usize, piece_bytes: usize) -> Option<Self> {
         let all = bytes.checked_add(HUGE_PAGE)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // Reserved: a machine that keeps count refuses here, and not by a signal when a page is touched.
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
         // SAFETY: mmap(2) of fresh memory, at no address in particular.
         let mapped = unsafe { libc::mmap(std::ptr::null_mut(), all, protection, flags, -1, 0) };
         if mapped == libc::MAP_FAILED {
@@ -62,7 +67,7 @@ impl Stretch {
         unsafe {
             libc::munmap(mapped, before);
             libc::munmap(end.cast(), HUGE_PAGE - before);
-            for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
+            for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTDUMP] {
                 libc::madvise(start.cast(), bytes, advice);
             }
         }
@@ -82,16 +87,20 @@ impl Stretch {
         self.locked == self.bytes
     }
 
-    /// The next piece to page-lock; none when all are. Its pages are in memory, or there is no memory for them.
-    pub(super) fn touch_next(&mut self) -> Result<Option<Piece>, NoMemory> {
-        let next = self.piece_at(self.locked);
-        if let Some(piece) = next
-            && self.touched < self.locked + piece.bytes
-        {
-            self.touch(piece)?;
-            self.touched = self.locked + piece.bytes;
+    /// The next piece to page-lock; none when all are.
+    pub(super) fn next_to_lock(&self) -> Option<Piece> {
+        self.piece_at(self.locked)
+    }
+
+    /// Makes some more pages of the next piece; whether all of them are in memory.
+    pub(super) fn touch_some(&mut self) -> Result<bool, NoMemory> {
+        let end = self.locked + self.next_to_lock().map_or(0, |piece| piece.bytes);
+        if self.touched < end {
+            let bytes = TOUCH_BYTES.min(end - self.touched);
+            self.touch(Piece { start: self.start.as_ptr().expose_provenance() + self.touched, bytes })?;
+            self.touched += bytes;
         }
-        Ok(next)
+        Ok(self.touched >= end)
     }
 
     /// The piece that was page-locked last; none when none is.
@@ -99,7 +108,7 @@ impl Stretch {
         self.piece_at(self.locked.checked_sub(1)? / self.piece_bytes * self.piece_bytes)
     }
 
-    /// The piece that [`touch_next`](Self::touch_next) gave has been page-locked.
+    /// The piece that [`next_to_lock`](Self::next_to_lock) gave has been page-locked.
     pub(super) fn note_locked(&mut self, piece: Piece) {
         self.locked += piece.bytes;
     }
@@ -169,8 +178,9 @@ mod tests {
         let start = stretch.start().as_ptr().addr();
         assert!(start.is_multiple_of(HUGE_PAGE) && stretch.last_locked().is_none());
         let mut locked = Vec::new();
-        while let Some(piece) = stretch.touch_next().unwrap() {
+        while let Some(piece) = stretch.next_to_lock() {
             assert!(!stretch.is_locked());
+            while !stretch.touch_some().unwrap() {}
             stretch.note_locked(piece);
             locked.push((piece.start - start, piece.bytes));
         }
@@ -203,13 +213,17 @@ mod tests {
 
     #[test]
     fn all_pages_of_a_piece_are_there_before_it_is_locked() {
-        let mut stretch = Stretch::map(4 * MIB, 2 * MIB).unwrap();
-        let first = stretch.touch_next().unwrap().unwrap();
-        let mut is_there = [0_u8; 4 * MIB / PAGE];
+        let mut stretch = Stretch::map(12 * MIB, 10 * MIB).unwrap();
+        let mut calls = 1;
+        while !stretch.touch_some().unwrap() {
+            calls += 1;
+        }
+        assert_eq!(calls, 3, "a few mebibytes each");
+        let mut is_there = [0_u8; 12 * MIB / PAGE];
         // SAFETY: mincore(2) writes a byte for each page of the range, as many as there are in the array.
-        let asked = unsafe { libc::mincore(stretch.start().as_ptr().cast(), 4 * MIB, is_there.as_mut_ptr()) };
+        let asked = unsafe { libc::mincore(stretch.start().as_ptr().cast(), 12 * MIB, is_there.as_mut_ptr()) };
         assert_eq!(asked, 0);
-        assert!(is_there[..first.bytes / PAGE].iter().all(|page| page & 1 == 1));
+        assert!(is_there[..10 * MIB / PAGE].iter().all(|page| page & 1 == 1));
         // SAFETY: nothing is page-locked, and nobody else knows of it.
         unsafe { stretch.unmap() };
     }

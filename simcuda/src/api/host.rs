@@ -63,7 +63,7 @@ driver_api! {
         sim.memory.register_host(address as usize, bytes, flags, context)?;
         drop(sim);
         let costs = &process.settings.costs;
-        process.page_lock_until(started_ns + costs.take(costs.host_alloc.at(bytes as u64)));
+        process.page_lock_until(started_ns + costs.take(costs.host_register.at(bytes as u64)));
         Ok(())
     }
 
@@ -83,7 +83,7 @@ driver_api! {
         sim.memory.remove_host(address as usize);
         drop(sim);
         let costs = &process.settings.costs;
-        process.page_lock_until(started_ns + costs.take(costs.host_free.at(bytes as u64)));
+        process.page_lock_until(started_ns + costs.take(costs.host_unregister.at(bytes as u64)));
         Ok(())
     }
 
