@@ -91,7 +91,7 @@ impl Pool {
             map: PageMap::new(slabs.index_count()),
             store: Store::new(&slabs),
             clock: ReuseClock::new(),
-            ledger: Ledger::new(slabs.next().map_or(1, Slab::blocks)),
+            ledger: Ledger::new(slabs.total_blocks()),
             growth: Growth::new(),
             source,
             gpu: fence,

@@ -51,7 +51,7 @@ static CAPACITY: AtomicUsize = AtomicUsize::new(0);
 static EARLIER_HITS: AtomicU64 = AtomicU64::new(0);
 static EARLIER_MARKS: AtomicU64 = AtomicU64::new(0);
 
-/// Held while a slab is reserved, or a piece of it, and while a context ends.
+/// Held in the driver's part of reserving a slab, and while a context ends.
 static GROWING: Mutex<()> = Mutex::new(());
 
 /// The slabs to have, and whether before anybody asks; set once.
@@ -111,12 +111,6 @@ pub(crate) fn slab_of(at: usize) -> Option<Range<usize>> {
 pub(crate) fn stand_in(at: usize) -> Option<usize> {
     let home = home().filter(|h| h.pool.contains(at as *const u8) && h.source.is_registered(at))?;
     home.pool.slabs().next().map(|first| first.start + BLOCK_BYTES)
-}
-
-/// Further addresses of a block that lies at these, one in each part of it that the driver knows for itself; of most
-/// blocks none.
-pub(crate) fn joins(from: usize, to: usize) -> Vec<usize> {
-    home().map(|home| home.source.joins(from, to)).unwrap_or_default()
 }
 
 /// Serves a request from the pool, if it can; else counts why not.

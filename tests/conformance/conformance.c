@@ -203,8 +203,8 @@ static bool open_driver(void) {
     return true;
 }
 
-/* Holds as many blocks of 1 MiB as CONFORMANCE_HOLD says, for good: 16 fill the first slab of the shim's pool, and once the
- * next has had time to come, the cases have their memory from there. */
+/* Holds as many blocks of 1 MiB as CONFORMANCE_HOLD says, for good: 16 are more than the first slab of the shim's pool, and once
+ * the next have had time to come, the cases have their memory from there. */
 static void hold_blocks(void) {
     const char *count = getenv("CONFORMANCE_HOLD");
     if (!count) return;

@@ -14,6 +14,8 @@
  *   leave        the context is reset, with all that is in it, and made anew
  *   capture PATH a capture, open until there is such a file, of a kernel that must then run */
 #include "program.h"
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -185,6 +187,8 @@ static int is(const char *argument, const char *word)
 
 int main(int argc, char **argv)
 {
+    /* Some steps wait for what only the test can do. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     make_context();
     load_kernels();
     for (int i = 1; i < argc; i++) {

@@ -231,6 +231,14 @@ impl Running {
     }
 }
 
+/// A test that fails leaves no program behind, which might wait for good for what the test would have done next.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Outcome {
     /// Its exit code; none when a signal ended it.
     #[must_use]

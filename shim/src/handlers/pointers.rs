@@ -216,13 +216,12 @@ pub(crate) unsafe fn set_attribute(
     at: sys::CUdeviceptr,
 ) -> Status {
     let of_stranger = || driver::set_pointer_attribute(value, number, stranger() as sys::CUdeviceptr);
-    let block = match whose(at as usize) {
-        Whose::Block(block) if number == SYNC_MEMOPS && !value.is_null() => block,
+    let start = match whose(at as usize) {
+        Whose::Block(block) if number == SYNC_MEMOPS && !value.is_null() => block.start,
         _ => return answered(hook, call, at as usize, of_stranger, |_| {}),
     };
     // SAFETY: not null, and the program's to be read; an unsigned integer by the API's contract.
     let wanted = unsafe { value.cast::<c_uint>().read_unaligned() } != 0;
-    let start = block.start;
     // Noted before the driver is told, so that another thread which unsets the slab at this moment sees it, below.
     let before = fenced(|| block_notes::set_syncs(start, wanted));
     if !wanted && fenced(block_notes::some_sync) {
@@ -232,28 +231,12 @@ pub(crate) unsafe fn set_attribute(
     fenced(|| {
         if !status.is_ok() {
             block_notes::set_syncs(start, before);
-        } else if mode::may_call_driver() {
-            tell_parts(&block, at, wanted);
-            if !wanted && block_notes::some_sync() {
-                let set: c_uint = 1;
-                let _ = driver::set_pointer_attribute((&raw const set).cast(), SYNC_MEMOPS, at);
-                tell_parts(&block, at, true);
-            }
+        } else if !wanted && block_notes::some_sync() && mode::may_call_driver() {
+            let set: c_uint = 1;
+            let _ = driver::set_pointer_attribute((&raw const set).cast(), SYNC_MEMOPS, at);
         }
     });
     status
-}
-
-/// Sets SYNC_MEMOPS in the parts of a block that the driver knows for themselves, beside the one in which `at` lies.
-fn tell_parts(block: &BlockInfo, at: sys::CUdeviceptr, syncs: bool) {
-    let value = c_uint::from(syncs);
-    let joins = pinned::joins(block.start, block.start + block.requested_bytes);
-    if joins.is_empty() {
-        return;
-    }
-    for part in joins.into_iter().chain([block.start]).filter(|&part| part != at as usize) {
-        let _ = driver::set_pointer_attribute((&raw const value).cast(), SYNC_MEMOPS, part as sys::CUdeviceptr);
-    }
 }
 
 /// `CU_POINTER_ATTRIBUTE_*` whose answers differ between a slab and a block; CUDA Driver API, Unified Addressing.

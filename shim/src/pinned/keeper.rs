@@ -5,14 +5,13 @@
 //! only a call of its to the driver keeps an ending process waiting.
 //!
 //! A slab comes in steps, see `source`: first its pages, some at a time, with nothing held that anybody waits for; then the
-//! driver's part, and after it a pause for the launches that waited. A slab that was begun is completed, also when nobody
+//! driver's part in one call, and after it a pause for the launches that waited. A slab that was begun is completed, also when nobody
 //! needs it any more: it goes as others do.
 //!
 //! A slab goes by cuMemHostUnregister or cuMemFreeHost, which wait for the GPU and in which launches of other threads may
 //! have to wait too. So nothing goes while any stream has work that no synchronisation has ended, while a capture is open,
 //! or while a context may be ending; and one slab at a time.
 
-use super::source::{Step, Touched};
 use super::{GROWING, HOME, Home, PAUSED, home, make, publish, shown};
 use crate::driver;
 use crate::handlers::capture::{RelaxedThread, Section};
@@ -45,6 +44,9 @@ static IDLE_MS: AtomicU64 = AtomicU64::new(0);
 
 /// How often to look whether what could not go on at some moment, in a capture say, can go on by now.
 const HALF_DONE_MS: u64 = 100;
+
+/// How many times what a step took the pause after it is: in three quarters of the time nothing is in the way of launches.
+const PAUSES: u32 = 3;
 
 /// The context whose pool is to be made without being asked for; 0 for none.
 static EAGER_CONTEXT: AtomicUsize = AtomicUsize::new(0);
@@ -164,7 +166,7 @@ fn undisturbed<R: Default>(home: &'static Home, act: impl FnOnce() -> R) -> R {
     done
 }
 
-/// Has the next slab come one piece further, or the pool take it; whether to go on.
+/// Has the next slab come one step further; whether to go on.
 fn grow_once(home: &'static Home) -> bool {
     if !home.pool.wants_growth() && !home.source.is_coming() {
         return false;
@@ -172,34 +174,37 @@ fn grow_once(home: &'static Home) -> bool {
     if !home.source.is_coming() && home.pool.recall().is_some() {
         return true;
     }
-    match home.source.touch_some(home.pool.next_slab_bytes()) {
-        Touched::Some => return !mode::is_exiting(),
-        Touched::Piece => return rest(with_driver(home, || home.source.lock_next())),
-        Touched::Nothing => {}
+    if home.source.touch_some(home.pool.next_slab_bytes()) {
+        return !mode::is_exiting();
     }
-    with_driver(home, || {
-        let outcome = home.pool.grow();
-        if let Err(code) = outcome {
-            let mib = home.pool.stats().reserved_bytes >> 20;
-            log::once(format_args!(
-                "the driver gives no more page-locked memory than {mib} MiB for the pool (error {code}); AISHIM_POOL_MIB={mib} asks for no more"
-            ));
-        }
-        matches!(outcome, Ok(GrowOutcome::Grown(_)))
-    })
+    step(home, || home.source.lock() && grow(home))
 }
 
-/// Has what is leaving go one piece further; whether to go on.
+/// Has the pool take its next slab; whether it did.
+fn grow(home: &'static Home) -> bool {
+    let outcome = home.pool.grow();
+    if let Err(code) = outcome {
+        let mib = home.pool.stats().reserved_bytes >> 20;
+        log::once(format_args!(
+            "the driver gives no more page-locked memory than {mib} MiB for the pool (error {code}); AISHIM_POOL_MIB={mib} asks for no more"
+        ));
+    }
+    matches!(outcome, Ok(GrowOutcome::Grown(_)))
+}
+
+/// Has what is leaving go one step further; whether to go on.
 fn leave_once(home: &'static Home) -> bool {
-    home.source.is_leaving() && !is_gpu_at_work() && rest(with_driver(home, || home.source.unlock_next()))
+    home.source.is_leaving() && !is_gpu_at_work() && step(home, || home.source.leave())
 }
 
-/// Gives launches the time that is theirs after a step; whether there may be another.
-fn rest(step: Step) -> bool {
-    if let Step::Made { pause } = step {
-        std::thread::sleep(pause);
-    }
-    step != Step::NotNow
+/// Takes a step in which launches may have to wait, and then gives them the time that is theirs; whether it could be taken.
+fn step(home: &'static Home, act: impl FnOnce() -> bool) -> bool {
+    let (is_taken, took) = with_driver(home, || {
+        let begun = Instant::now();
+        (act(), begun.elapsed())
+    });
+    std::thread::sleep(took * PAUSES);
+    is_taken
 }
 
 fn is_gpu_at_work() -> bool {

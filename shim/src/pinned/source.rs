@@ -1,46 +1,41 @@
 //! Where the pool's slabs come from.
 //!
-//! While the driver page-locks memory, launches of the same process wait: up to 80 ms for a slab of 128 MiB that it
-//! allocates (H100, benches/gpu/slab_stall.py). So what is done in one call should be short, with time for launches
-//! between the calls. Candidates, as benches/gpu/slab_ways.c measures them:
+//! While the driver page-locks memory, launches of the same process wait: up to 87 ms for 128 MiB that it allocates. So
+//! what is done in one call should be short, with time for launches between the calls. Candidates, as
+//! benches/gpu/slab_ways.c measures them (H100; benches/runs/2026-11-25-h100-b/slab_ways.txt):
 //!
 //! * *cuMemHostAlloc of the whole slab.* Simplest, and memory is the driver's own in all that a program may ask. What a
-//!   launch waits for grows with the slab.
+//!   launch waits for grows with the slab: 14 ms for 16 MiB, 5 for 4.
 //! * *cuMemHostAlloc in small slabs.* Nothing else changes, but the ranges are not neighbours, so no block can be larger
 //!   than one of them; and a table of so many slabs is searched in every free.
 //! * *Memory of our own (mmap), all its pages made beforehand, and one cuMemHostRegister (built here).* Making the pages is
-//!   nine tenths of the work, and no launch waits for it: 128 MiB then take 7 ms, 4 with huge pages.
-//! * *The same in pieces, with pauses.* A launch would wait for one piece at most, but the driver refuses copies that reach
-//!   from one registration into the next (error 1), so no block could lie across pieces. Pieces remain as a constant,
-//!   [`PIECE_BYTES`], and a slab is one.
+//!   nine tenths of the work, and no launch waits for it: 128 MiB then take 7 ms, 64 half of that, 16 1.2 ms; with huge
+//!   pages two thirds.
+//! * *The same in pieces smaller than a slab.* A launch would wait for one piece at most, 0.5 ms for 2 MiB. But the driver
+//!   refuses every copy that reaches from one registration into the next (error 1), so no block may lie across two: a
+//!   slab is one registration, and slabs are of 64 MiB at most where the pool is not very large (aishim-pool's `config`).
 //!
-//! A pause after each call leaves launches the rest of the time ([`PAUSES`]).
+//! The first slab, which the first request waits for, is small and allocated: 4 MiB take the driver 3 to 5 ms. Of the
+//! others pages are made some at a time, and after each call of the driver launches have some time (`keeper`).
 //!
 //! What a program could notice: the driver knows such memory as registered. What it says of a byte is
-//! corrected in `handlers::pointers`, as ever; SYNC_MEMOPS is set in each piece of a block; and who registers or
-//! unregisters a block is answered for an address in the first slab, which is always allocated ([`super::stand_in`]).
-//! The memory counts as the program's own in its resident set and in its control group. Where that has too little room
-//! ([`headroom`]), the GPU cannot use the host's address of registered memory, or registering fails, slabs are allocated.
+//! corrected in `handlers::pointers`, as ever; and who registers or unregisters a block is answered for an address in the
+//! first slab, which is always allocated ([`super::stand_in`]). The memory counts as the program's own in its resident set
+//! and in its control group. Where that has too little room ([`headroom`]), the GPU cannot use the host's address of
+//! registered memory, or registering fails, slabs are allocated.
 //!
 //! A context that ends takes the registrations with it; the memory is unmapped then.
 
 use super::stretch::Stretch;
 use super::{headroom, is_passing};
-use crate::cuda::{Status, host_alloc};
+use crate::cuda::host_alloc;
 use crate::driver;
 use crate::placement::{CurrentGpu, Kernel, Placement};
-use aishim_pool::{MAX_SLAB_BYTES, PinnedSource};
+use aishim_pool::PinnedSource;
 use parking_lot::Mutex;
 use std::ffi::{c_uint, c_void};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::time::{Duration, Instant};
-
-/// What is page-locked in one call: a whole slab, since no block may lie across two registrations.
-const PIECE_BYTES: usize = MAX_SLAB_BYTES;
-
-/// How many times what a call took the pause after it is.
-const PAUSES: u32 = 1;
 
 /// `CU_MEMHOSTREGISTER_PORTABLE` and `CU_MEMHOSTREGISTER_DEVICEMAP`.
 const REGISTER_FLAGS: u32 = 3;
@@ -66,29 +61,6 @@ struct Memory {
     leaving: Vec<Stretch>,
 }
 
-/// What a call of [`Source::touch_some`] came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Touched {
-    /// There are more pages to make.
-    Some,
-    /// All of a piece is there, for [`Source::lock_next`].
-    Piece,
-    /// There is no piece to lock: the slab can be [`reserve`](PinnedSource::reserve)d.
-    Nothing,
-}
-
-/// What a call of [`Source::lock_next`] or [`Source::unlock_next`] came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Step {
-    /// It could not be made at this moment.
-    #[default]
-    NotNow,
-    /// One call was made, and launches should have so much time before the next.
-    Made { pause: Duration },
-    /// There is nothing left to do.
-    Done,
-}
-
 impl Source {
     /// For the GPU of the current context.
     pub(super) fn find() -> Self {
@@ -107,77 +79,77 @@ impl Source {
         !self.memory.lock().leaving.is_empty()
     }
 
-    /// Makes some pages of the slab that the pool wants next, of `bytes`, and begins the slab where it has not been. No call
-    /// of the driver.
-    pub(super) fn touch_some(&self, bytes: Option<usize>) -> Touched {
+    /// Makes some pages of the slab that the pool wants next, of `bytes`, and begins the slab where it has not been; false
+    /// when there are none to make, and the driver's part is next. No call of the driver.
+    pub(super) fn touch_some(&self, bytes: Option<usize>) -> bool {
         let mut memory = self.memory.lock();
         if memory.coming.as_ref().is_some_and(|coming| Some(coming.bytes()) != bytes) {
             memory.give_up();
         }
         let Some(bytes) = bytes.filter(|_| memory.is_wanted) else {
-            return Touched::Nothing;
+            return false;
         };
         if memory.coming.is_none() {
             if !headroom::is_enough(Path::new("/"), bytes) {
-                return Touched::Nothing;
+                return false;
             }
-            memory.coming = Stretch::map(bytes, PIECE_BYTES);
+            memory.coming = Stretch::map(bytes);
         }
         let touched = memory.coming.as_mut().map(|coming| {
-            if coming.is_locked() {
-                return Ok(Touched::Nothing);
-            }
-            let is_there = self.placement.around(&Kernel, || coming.touch_some());
-            is_there.map(|is_there| if is_there { Touched::Piece } else { Touched::Some })
+            let is_there = coming.is_touched();
+            if is_there { Ok(false) } else { self.placement.around(&Kernel, || coming.touch_some()).map(|()| true) }
         });
         touched.and_then(Result::ok).unwrap_or_else(|| {
             memory.do_without();
-            Touched::Nothing
+            false
         })
     }
 
-    /// Page-locks the piece that was touched.
-    pub(super) fn lock_next(&self) -> Step {
-        let touched = self.memory.lock().coming.as_ref().and_then(Stretch::next_to_lock);
-        let Some(piece) = touched else {
-            return Step::Done;
+    /// Page-locks the slab that is coming, if its pages are there; false where the driver could not do so at this moment.
+    pub(super) fn lock(&self) -> bool {
+        let is_ready = |coming: &&Stretch| coming.is_touched() && !coming.is_locked();
+        let slab = self.memory.lock().coming.as_ref().filter(is_ready).map(|coming| (coming.start(), coming.bytes()));
+        let Some((start, bytes)) = slab else {
+            return true;
         };
-        let (status, pause) = timed(|| driver::host_register(pointer(piece.start), piece.bytes, REGISTER_FLAGS));
+        let status = driver::host_register(start.as_ptr().cast(), bytes, REGISTER_FLAGS);
         if is_passing(status.0.cast_signed()) {
-            return Step::NotNow;
+            return false;
         }
         let mut memory = self.memory.lock();
         match &mut memory.coming {
-            Some(coming) if status.is_ok() => coming.note_locked(piece),
+            Some(coming) if status.is_ok() => coming.note_locked(true),
             _ => memory.do_without(),
         }
-        Step::Made { pause }
+        true
     }
 
-    /// Gives one piece of what is leaving back. Waits for the GPU, as cuMemFreeHost does.
-    pub(super) fn unlock_next(&self) -> Step {
-        let leaving = self.memory.lock().leaving.last().map(Stretch::last_locked);
-        let Some(piece) = leaving else {
-            return Step::Done;
+    /// Takes a step with what is leaving: unlocks a slab, which waits for the GPU as cuMemFreeHost does, or unmaps it.
+    /// False where the driver could not do so at this moment.
+    pub(super) fn leave(&self) -> bool {
+        let mut memory = self.memory.lock();
+        let Some(leaving) = memory.leaving.pop() else {
+            return true;
         };
-        let (status, pause) = piece
-            .map_or((Status::SUCCESS, Duration::ZERO), |piece| timed(|| driver::host_unregister(pointer(piece.start))));
+        if !leaving.is_locked() {
+            // SAFETY: it is not page-locked, and the pool has no block in it: pool/src/growth.rs.
+            unsafe { leaving.unmap() };
+            return true;
+        }
+        let start = leaving.start();
+        memory.leaving.push(leaving);
+        drop(memory);
+        let status = driver::host_unregister(start.as_ptr().cast());
         if is_passing(status.0.cast_signed()) {
-            return Step::NotNow;
+            return false;
         }
         let mut memory = self.memory.lock();
-        match (memory.leaving.last_mut(), piece) {
-            (Some(leaving), Some(piece)) if status.is_ok() => leaving.note_unlocked(piece),
-            (Some(_), None) => {
-                if let Some(gone) = memory.leaving.pop() {
-                    // SAFETY: no piece of it is page-locked, and the pool has no block in it: pool/src/growth.rs.
-                    unsafe { gone.unmap() };
-                }
-            }
+        match memory.leaving.last_mut() {
+            Some(leaving) if status.is_ok() => leaving.note_locked(false),
             // The driver may still let the GPU use it, so it stays mapped for good.
             _ => drop(memory.leaving.pop()),
         }
-        Step::Made { pause }
+        true
     }
 
     /// The context has ended, and with it all registrations; the pool has no address any more.
@@ -195,13 +167,6 @@ impl Source {
     /// Whether the slab at this address is registered, not allocated.
     pub(super) fn is_registered(&self, at: usize) -> bool {
         self.memory.lock().here.iter().any(|slab| slab.contains(at))
-    }
-
-    /// An address in each piece but the first that these addresses reach into.
-    pub(super) fn joins(&self, from: usize, to: usize) -> Vec<usize> {
-        let memory = self.memory.lock();
-        let slab = memory.here.iter().find(|slab| slab.contains(from));
-        slab.map(|slab| slab.joins(from, to).collect()).unwrap_or_default()
     }
 }
 
@@ -235,7 +200,7 @@ impl PinnedSource for Source {
         NonNull::new(allocated.cast()).ok_or(0)
     }
 
-    /// What is registered is only set down here, for [`Source::unlock_next`].
+    /// What is registered is only set down here, for [`Source::leave`].
     fn release(&self, address: NonNull<u8>, _bytes: usize) {
         let mut memory = self.memory.lock();
         if let Some(at) = memory.here.iter().position(|slab| slab.start() == address) {
@@ -255,14 +220,4 @@ fn can_register(gpu: &CurrentGpu) -> bool {
     /// `CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED`; CUDA Driver API, cuDeviceGetAttribute.
     const NEEDED: [c_uint; 2] = [91, 99];
     NEEDED.iter().all(|&attribute| gpu.attribute(attribute) == Some(1))
-}
-
-fn timed(call: impl FnOnce() -> Status) -> (Status, Duration) {
-    let begun = Instant::now();
-    let status = call();
-    (status, begun.elapsed() * PAUSES)
-}
-
-fn pointer(at: usize) -> *mut c_void {
-    std::ptr::with_exposed_provenance_mut(at)
 }

@@ -1,5 +1,5 @@
-//! Memory of the process's own, page-locked piece by piece: one range of addresses, mapped at once, whose pages are made
-//! to be there before the driver is asked, so that the driver's part is short.
+//! Memory of the process's own for one slab: a range of addresses, mapped at once, whose pages are made to be there before
+//! the driver is asked to page-lock it, so that the driver's part is short.
 //!
 //! The pages are made by this thread under the policy that `placement` sets, so they lie on the GPU's node; mbind(2)
 //! would say the same for good, but also where the program has chosen a policy of its own. Huge pages are asked for: they
@@ -30,25 +30,15 @@ pub(super) struct Stretch {
     bytes: usize,
     /// So many bytes from the start are in memory.
     touched: usize,
-    /// So many of these are page-locked; always whole pieces.
-    locked: usize,
-    piece_bytes: usize,
+    is_locked: bool,
 }
 
 // SAFETY: plain memory that belongs to the value, not to a thread.
 unsafe impl Send for Stretch {}
 
-/// What is page-locked by one call and unlocked by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) start: usize,
-    pub(super) bytes: usize,
-}
-
 impl Stretch {
-    /// A range of `bytes`, in pieces of `piece_bytes` and a last one that may be shorter; none where there are no
-    /// addresses for it.
-    pub(super) fn map(bytes: usize, piece_bytes: usize) -> Option<Self> {
+    /// A range of `bytes`; none where there are no addresses for it.
+    pub(super) fn map(bytes: usize) -> Option<Self> {
         let all = bytes.checked_add(HUGE_PAGE)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // Reserved: a machine that keeps count refuses here, and not by a signal when a page is touched.
@@ -71,7 +61,7 @@ impl Stretch {
                 libc::madvise(start.cast(), bytes, advice);
             }
         }
-        Some(Self { start: NonNull::new(start)?, bytes, touched: 0, locked: 0, piece_bytes })
+        Some(Self { start: NonNull::new(start)?, bytes, touched: 0, is_locked: false })
     }
 
     /// The address of its first byte.
@@ -83,47 +73,27 @@ impl Stretch {
         self.bytes
     }
 
+    /// Whether the driver has page-locked it.
     pub(super) fn is_locked(&self) -> bool {
-        self.locked == self.bytes
+        self.is_locked
     }
 
-    /// The next piece to page-lock; none when all are.
-    pub(super) fn next_to_lock(&self) -> Option<Piece> {
-        self.piece_at(self.locked)
+    /// The driver has page-locked it, or does so no more.
+    pub(super) fn note_locked(&mut self, is_locked: bool) {
+        self.is_locked = is_locked;
     }
 
-    /// Makes some more pages of the next piece; whether all of them are in memory.
-    pub(super) fn touch_some(&mut self) -> Result<bool, NoMemory> {
-        let end = self.locked + self.next_to_lock().map_or(0, |piece| piece.bytes);
-        if self.touched < end {
-            let bytes = TOUCH_BYTES.min(end - self.touched);
-            self.touch(Piece { start: self.start.as_ptr().expose_provenance() + self.touched, bytes })?;
-            self.touched += bytes;
-        }
-        Ok(self.touched >= end)
+    /// Whether all its pages are in memory.
+    pub(super) fn is_touched(&self) -> bool {
+        self.touched == self.bytes
     }
 
-    /// The piece that was page-locked last; none when none is.
-    pub(super) fn last_locked(&self) -> Option<Piece> {
-        self.piece_at(self.locked.checked_sub(1)? / self.piece_bytes * self.piece_bytes)
-    }
-
-    /// The piece that [`next_to_lock`](Self::next_to_lock) gave has been page-locked.
-    pub(super) fn note_locked(&mut self, piece: Piece) {
-        self.locked += piece.bytes;
-    }
-
-    /// The piece that [`last_locked`](Self::last_locked) gave is page-locked no more.
-    pub(super) fn note_unlocked(&mut self, piece: Piece) {
-        self.locked -= piece.bytes;
-    }
-
-    /// The first address of each piece but the first that begins among these addresses.
-    pub(super) fn joins(&self, from: usize, to: usize) -> impl Iterator<Item = usize> + use<> {
-        let (start, piece_bytes) = (self.start.as_ptr().addr(), self.piece_bytes);
-        let first = from.saturating_sub(start) / piece_bytes + 1;
-        let last = to.min(start + self.bytes).saturating_sub(start).div_ceil(piece_bytes);
-        (first..last).map(move |piece| start + piece * piece_bytes)
+    /// Makes some more of its pages.
+    pub(super) fn touch_some(&mut self) -> Result<(), NoMemory> {
+        let bytes = TOUCH_BYTES.min(self.bytes - self.touched);
+        self.touch(self.touched, bytes)?;
+        self.touched += bytes;
+        Ok(())
     }
 
     pub(super) fn contains(&self, at: usize) -> bool {
@@ -133,30 +103,26 @@ impl Stretch {
     /// Takes it out of the address space.
     ///
     /// # Safety
-    /// Nobody uses it any more, no device either: nothing of it is page-locked, or the context in which it was has ended.
+    /// Nobody uses it any more, no device either: it is not page-locked, or the context in which it was has ended.
     pub(super) unsafe fn unmap(self) {
         // SAFETY: munmap(2) of what `map` has mapped, which by the caller's promise nobody uses.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
     }
 
-    fn piece_at(&self, offset: usize) -> Option<Piece> {
-        let bytes = self.piece_bytes.min(self.bytes - offset);
-        (bytes > 0).then(|| Piece { start: self.start.as_ptr().expose_provenance() + offset, bytes })
-    }
-
-    fn touch(&self, piece: Piece) -> Result<(), NoMemory> {
-        let first = std::ptr::with_exposed_provenance_mut::<u8>(piece.start);
+    fn touch(&self, offset: usize, bytes: usize) -> Result<(), NoMemory> {
+        // SAFETY: within the range, which is as long as `touch_some` has seen to it.
+        let first = unsafe { self.start.add(offset) };
         // SAFETY: madvise(2) of pages of ours; it makes them without changing what is in them.
-        if unsafe { libc::madvise(first.cast(), piece.bytes, POPULATE_WRITE) } == 0 {
+        if unsafe { libc::madvise(first.as_ptr().cast(), bytes, POPULATE_WRITE) } == 0 {
             return Ok(());
         }
         if std::io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
             return Err(NoMemory);
         }
         // The kernel does not know the advice.
-        for offset in (0..piece.bytes).step_by(PAGE) {
-            // SAFETY: within the piece, which is ours alone until it is handed out.
-            unsafe { first.add(offset).write_volatile(0) };
+        for page in (0..bytes).step_by(PAGE) {
+            // SAFETY: within the same bytes, which are ours alone until they are handed out.
+            unsafe { first.add(page).write_volatile(0) };
         }
         Ok(())
     }
@@ -173,58 +139,31 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn it_is_locked_piece_by_piece_and_unlocked_in_reverse() {
-        let mut stretch = Stretch::map(5 * MIB, 2 * MIB).unwrap();
-        let start = stretch.start().as_ptr().addr();
-        assert!(start.is_multiple_of(HUGE_PAGE) && stretch.last_locked().is_none());
-        let mut locked = Vec::new();
-        while let Some(piece) = stretch.next_to_lock() {
-            assert!(!stretch.is_locked());
-            while !stretch.touch_some().unwrap() {}
-            stretch.note_locked(piece);
-            locked.push((piece.start - start, piece.bytes));
-        }
-        assert!(stretch.is_locked());
-        assert_eq!(locked, [(0, 2 * MIB), (2 * MIB, 2 * MIB), (4 * MIB, MIB)]);
-        while let Some(piece) = stretch.last_locked() {
-            stretch.note_unlocked(piece);
-            assert_eq!(locked.pop(), Some((piece.start - start, piece.bytes)));
-        }
-        assert!(locked.is_empty());
-        // SAFETY: nothing is page-locked, and nobody else knows of it.
-        unsafe { stretch.unmap() };
-    }
-
-    #[test]
-    fn joins_are_where_pieces_begin() {
-        let stretch = Stretch::map(5 * MIB, 2 * MIB).unwrap();
-        let start = stretch.start().as_ptr().addr();
-        let joins = |from: usize, to: usize| -> Vec<usize> {
-            stretch.joins(start + from, start + to).map(|at| at - start).collect()
-        };
-        assert_eq!(joins(0, 5 * MIB), [2 * MIB, 4 * MIB]);
-        assert!(joins(MIB, 2 * MIB).is_empty(), "up to a join is not across it");
-        assert_eq!(joins(MIB, 2 * MIB + 1), [2 * MIB]);
-        assert!(joins(2 * MIB, 4 * MIB).is_empty());
-        assert_eq!((stretch.contains(start + 5 * MIB - 1), stretch.contains(start + 5 * MIB)), (true, false));
-        // SAFETY: nothing is page-locked, and nobody else knows of it.
-        unsafe { stretch.unmap() };
-    }
-
-    #[test]
-    fn all_pages_of_a_piece_are_there_before_it_is_locked() {
-        let mut stretch = Stretch::map(12 * MIB, 10 * MIB).unwrap();
-        let mut calls = 1;
-        while !stretch.touch_some().unwrap() {
+    fn its_pages_are_made_some_at_a_time_and_all_are_there_in_the_end() {
+        let mut stretch = Stretch::map(10 * MIB).unwrap();
+        assert!(stretch.start().as_ptr().addr().is_multiple_of(HUGE_PAGE));
+        let mut calls = 0;
+        while !stretch.is_touched() {
+            assert_eq!(stretch.touch_some(), Ok(()));
             calls += 1;
         }
         assert_eq!(calls, 3, "a few mebibytes each");
-        let mut is_there = [0_u8; 12 * MIB / PAGE];
+        let mut is_there = [0_u8; 10 * MIB / PAGE];
         // SAFETY: mincore(2) writes a byte for each page of the range, as many as there are in the array.
-        let asked = unsafe { libc::mincore(stretch.start().as_ptr().cast(), 12 * MIB, is_there.as_mut_ptr()) };
+        let asked = unsafe { libc::mincore(stretch.start().as_ptr().cast(), 10 * MIB, is_there.as_mut_ptr()) };
         assert_eq!(asked, 0);
-        assert!(is_there[..10 * MIB / PAGE].iter().all(|page| page & 1 == 1));
-        // SAFETY: nothing is page-locked, and nobody else knows of it.
+        assert!(is_there.iter().all(|page| page & 1 == 1));
+        // SAFETY: it is not page-locked, and nobody else knows of it.
+        unsafe { stretch.unmap() };
+    }
+
+    #[test]
+    fn it_holds_its_own_addresses_alone() {
+        let stretch = Stretch::map(5 * MIB).unwrap();
+        let start = stretch.start().as_ptr().addr();
+        let holds = [start - 1, start, start + 5 * MIB - 1, start + 5 * MIB].map(|at| stretch.contains(at));
+        assert_eq!(holds, [false, true, true, false]);
+        // SAFETY: it is not page-locked, and nobody else knows of it.
         unsafe { stretch.unmap() };
     }
 }
