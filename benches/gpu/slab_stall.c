@@ -7,7 +7,7 @@
  *
  *     slab_stall reserve WAY REPEATS
  *
- * page-locks 256 MiB "once", in "slabs" as the pool does, or in slabs with "pauses" of 20 ms between them, frees them, and
+ * allocates 256 MiB "once", in "slabs" of the pool's sizes, or in slabs with "pauses" of 20 ms between them, frees them, and
  * prints such lines: WAY for the reservations, WAY_free for the frees, and "none" for as long without either.
  *
  *     slab_stall own WAY REPEATS
@@ -29,10 +29,10 @@
 #include <string.h>
 #include <time.h>
 
-enum { MOST_CALLS = 8 << 20, MOST_WINDOWS = 4096, NAME_BYTES = 24, SLABS = 5 };
+enum { MOST_CALLS = 8 << 20, MOST_WINDOWS = 4096, NAME_BYTES = 24, SLABS = 7 };
 
 static const size_t MIB = 1 << 20;
-static const size_t SLAB_MIB[SLABS] = {16, 16, 32, 64, 128};
+static const size_t SLAB_MIB[SLABS] = {4, 12, 16, 32, 64, 64, 64};
 static const long QUIET_NS = 100 * 1000 * 1000, PAUSE_NS = 20 * 1000 * 1000;
 
 static const char NOTHING_MODULE[] =

@@ -4,9 +4,9 @@
     python3 benches/gpu/slab_stall.py
 
 Builds slab_stall.c with the machine's C compiler. One process launches small kernels without pause and notes what each
-call took; another reserves and frees. Neither is under the shim, whose pool reserves in the same way and makes no pause
-between slabs; "pauses" shows what one of 20 ms would change, and "own" what slabs cost the launches of their own process,
-as where the pool reserves them and gives them back on its background thread. The last rows are of a process that launches
+call took; another allocates slabs of the pool's sizes and frees them. Neither is under the shim, whose pool allocates only
+where it cannot register (slab_ways.c compares the two); "pauses" shows what one of 20 ms between slabs would change, and
+"own" what allocating slabs costs the launches of the same process. The last rows are of a process that launches
 and reserves nothing itself, natively and under the shim while its pool of 256 MiB comes. Compared are the launch calls that overlap a reservation
 (or a free), so a row of slabs is about the same page-locking as one of "once".
 """

@@ -6,12 +6,14 @@
  * One thread launches an empty kernel and waits for it, without pause; another page-locks 256 MiB, sleeps 20 ms, and
  * takes it back, by each way in turn whose name begins with PREFIX, in rounds, for MS_PER_WAY (1500) at least. Ways:
  *
- *     slabs              cuMemHostAlloc of 16, 16, 32, 64 and 128 MiB, as the pool does
+ *     slabs              cuMemHostAlloc of 16, 16, 32, 64 and 128 MiB, as the pool did at first
  *     alloc S            cuMemHostAlloc of S MiB until there are 256
  *     register slabs     mmap of 256 MiB, every page touched, then cuMemHostRegister of 16, 16, 32, 64 and 128 MiB
  *     register S         the same in steps of S MiB
  *     ... huge           with MADV_HUGEPAGE
  *     ... pause P        after each step a pause of P times what the step took
+ *     pool               as the pool does now but for its first slab: shared memory, MADV_HUGEPAGE, every page touched,
+ *                        cuMemHostRegister of 4, 12, 16, 32, 64, 64 and 64 MiB, a pause of 3 times what the step took
  *
  * Compared are the launch calls that overlap a call of the driver by the other thread (not those in its pauses alone),
  * and those that overlap the touching. "share" is the launches done between the first step's begin and the last one's
@@ -43,6 +45,7 @@ enum { MOST_CALLS = 16 << 20, MOST_WINDOWS = 1 << 18, MOST_STEPS = 128, MOST_WAY
 enum { HOST_REGISTER_SUPPORTED = 99, CAN_USE_HOST_POINTER = 91, PORTABLE = 1, ALLOC_FLAGS = 3 };
 
 static const size_t SLAB_MIB[] = {16, 16, 32, 64, 128};
+static const size_t POOL_MIB[] = {4, 12, 16, 32, 64, 64, 64};
 static const long QUIET_NS = 20 * 1000 * 1000;
 
 static const char NOTHING_MODULE[] =
@@ -171,9 +174,10 @@ static void sleep_ns(uint64_t ns)
     nanosleep(&time, NULL);
 }
 
-static char *mapped(size_t bytes, int is_huge)
+static char *mapped(size_t bytes, int is_huge, int is_shared)
 {
-    char *all = mmap(NULL, bytes + 2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *start;
+    int flags = (is_shared ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS;
+    char *all = mmap(NULL, bytes + 2 * MIB, PROT_READ | PROT_WRITE, flags, -1, 0), *start;
 
     check(all == MAP_FAILED, "mmap");
     start = (char *)(((uintptr_t)all + 2 * MIB - 1) & ~(uintptr_t)(2 * MIB - 1));
@@ -358,7 +362,7 @@ static void say_of_memory(int is_registered, int is_huge)
     void *memory;
 
     if (is_registered) {
-        memory = mapped(BYTES, is_huge);
+        memory = mapped(BYTES, is_huge, 0);
         touch(memory, BYTES);
         for (size_t at = 0; at < BYTES; at += 8 * MIB)
             check(host_register((char *)memory + at, 8 * MIB, PORTABLE), "cuMemHostRegister");
@@ -405,7 +409,7 @@ static void say_of_end(void)
     if (!can_register)
         return;
     printf("\nwhat the driver says of a registration when its context has ended: result, value\n");
-    memory = mapped(2 * MIB, 0);
+    memory = mapped(2 * MIB, 0, 0);
     touch(memory, 2 * MIB);
     check(host_register(memory, 2 * MIB, PORTABLE), "cuMemHostRegister");
     check(reset(device), "cuDevicePrimaryCtxReset");
@@ -437,7 +441,7 @@ static void say_all(void)
     say_of("allocated 8 MiB", allocated, 5 * MIB);
     check(host_free(allocated), "cuMemFreeHost");
     if (can_register) {
-        start = mapped(8 * MIB, 0);
+        start = mapped(8 * MIB, 0, 0);
         touch(start, 8 * MIB);
         check(host_register(start, 4 * MIB, PORTABLE), "cuMemHostRegister");
         check(host_register(start + 4 * MIB, 4 * MIB, PORTABLE), "cuMemHostRegister");
@@ -456,9 +460,9 @@ static void say_all(void)
 
 struct way {
     char name[40];
-    /* Mebibytes of a step, 0 for the slabs of the pool. */
+    /* Mebibytes of a step, 0 for slabs. */
     size_t step_mib;
-    int is_registered, is_huge;
+    int is_registered, is_huge, is_pools;
     /* How many times what a step took the pause after it is. */
     unsigned pauses;
 };
@@ -489,10 +493,16 @@ static size_t window_count, round_count;
 static uint64_t way_ns = 1500ull * 1000 * 1000;
 static const char *prefix = "";
 
+static void add(const struct way *way)
+{
+    if (strncmp(way->name, prefix, strlen(prefix)) == 0)
+        ways[way_count++] = *way;
+}
+
 static void add_way(int is_registered, size_t step_mib, int is_huge, unsigned pauses)
 {
-    struct way *way = &ways[way_count];
-    char step[24] = "slabs", *at = way->name;
+    struct way way = {"", step_mib, is_registered, is_huge, 0, pauses};
+    char step[24] = "slabs", *at = way.name;
 
     if (step_mib > 0)
         snprintf(step, sizeof step, "%zu", step_mib);
@@ -500,9 +510,7 @@ static void add_way(int is_registered, size_t step_mib, int is_huge, unsigned pa
     at += sprintf(at, "%s%s", step, is_huge ? " huge" : "");
     if (pauses > 0)
         sprintf(at, " pause %u", pauses);
-    way->step_mib = step_mib, way->is_registered = is_registered, way->is_huge = is_huge, way->pauses = pauses;
-    if (strncmp(way->name, prefix, strlen(prefix)) == 0)
-        way_count++;
+    add(&way);
 }
 
 static void add_ways(void)
@@ -523,14 +531,17 @@ static void add_ways(void)
                 if (is_huge || PAUSES[pause] != 1)
                     add_way(1, STEPS_MIB[step], is_huge, PAUSES[pause]);
     }
+    add(&(struct way){"pool", 0, 1, 1, 1, 3});
 }
 
 static int steps_of(const struct way *way, size_t *steps)
 {
-    int count = way->step_mib == 0 ? (int)(sizeof SLAB_MIB / sizeof *SLAB_MIB) : (int)(WHOLE / MIB / way->step_mib);
+    const size_t *slabs = way->is_pools ? POOL_MIB : SLAB_MIB;
+    int slab_count = way->is_pools ? sizeof POOL_MIB / sizeof *POOL_MIB : sizeof SLAB_MIB / sizeof *SLAB_MIB;
+    int count = way->step_mib == 0 ? slab_count : (int)(WHOLE / MIB / way->step_mib);
 
     for (int i = 0; i < count; i++)
-        steps[i] = (way->step_mib == 0 ? SLAB_MIB[i] : way->step_mib) * MIB;
+        steps[i] = (way->step_mib == 0 ? slabs[i] : way->step_mib) * MIB;
     return count;
 }
 
@@ -598,7 +609,7 @@ static void one_round(int index)
 
     be_quiet(index);
     if (way->is_registered) {
-        at = start = mapped(WHOLE, way->is_huge);
+        at = start = mapped(WHOLE, way->is_huge, way->is_pools);
         begin_ns = now_ns();
         for (size_t done = 0; done < WHOLE; done += 2 * MIB)
             touch(start + done, 2 * MIB);

@@ -9,11 +9,11 @@
 //! * *cuMemHostAlloc in small slabs.* Nothing else changes, but the ranges are not neighbours, so no block can be larger
 //!   than one of them; and a table of so many slabs is searched in every free.
 //! * *Memory of our own (mmap), all its pages made beforehand, and one cuMemHostRegister (built here).* Making the pages is
-//!   nine tenths of the work, and no launch waits for it: 128 MiB then take 7 ms, 64 half of that, 16 1.2 ms; with huge
-//!   pages two thirds.
+//!   nine tenths of the work, and no launch waits for it: 128 MiB then take 7 ms, 16 MiB 1.2 ms; with huge pages two
+//!   thirds of that. (The memory measured was private; why ours is shared is said in `stretch`.)
 //! * *The same in pieces smaller than a slab.* A launch would wait for one piece at most, 0.5 ms for 2 MiB. But the driver
 //!   refuses every copy that reaches from one registration into the next (error 1), so no block may lie across two: a
-//!   slab is one registration, and slabs are of 64 MiB at most where the pool is not very large (aishim-pool's `config`).
+//!   slab is one registration, and slabs are of 64 MiB at most where that makes enough of them (`PoolConfig`).
 //!
 //! The first slab, which the first request waits for, is small and allocated: 4 MiB take the driver 3 to 5 ms. Of the
 //! others pages are made some at a time, and after each call of the driver launches have some time (`keeper`).
