@@ -318,3 +318,18 @@ impl Segment {
         matches!(self.entry, Entry::Ended(_))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_waited_for_ends_with_its_test() {
+        let sandbox = Sandbox::new();
+        let running = sandbox.start(Command::new("sleep").arg("1000"));
+        let process = PathBuf::from(format!("/proc/{}", running.child.id()));
+        assert!(process.exists());
+        drop(running);
+        assert!(!process.exists());
+    }
+}
