@@ -120,7 +120,7 @@ impl Pool {
         self.blocks_of(bytes)
             .and_then(|blocks| self.take(shard, blocks).map(|index| (blocks, index)))
             .and_then(|(blocks, index)| self.hand_out(shard, index, blocks, bytes, tag))
-            .inspect_err(|&miss| self.note_miss(miss))
+            .inspect_err(|&miss| self.note_miss(miss, bytes))
     }
 
     /// Frees the block that starts at `address`.
@@ -378,10 +378,12 @@ impl Pool {
     }
 
     #[cold]
-    fn note_miss(&self, miss: Miss) {
+    fn note_miss(&self, miss: Miss, bytes: usize) {
         self.ledger.note_miss(miss);
-        if miss == Miss::NotReserved {
-            self.growth.press();
+        if miss == Miss::NotReserved
+            && let Some(blocks) = blocks_for(bytes)
+        {
+            self.growth.press(blocks);
         }
     }
 

@@ -132,6 +132,21 @@ fn an_eager_pool_keeps_its_ordinary_size() {
     assert_eq!(gone, [32 * MIB]);
 }
 
+/// As a DataLoader's first batches: the next slab is smaller than what has missed.
+#[test]
+fn a_request_that_missed_brings_slabs_until_one_is_large_enough() {
+    const MIB: usize = 1 << 20;
+    let config = PoolConfig::with_limit(4 * MIB, 256 * MIB).unwrap();
+    let pool = Pool::new(&config, Box::new(Landlord::new(64)), Box::new(Arc::new(FakeGpu::default())));
+    assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(4 * MIB)));
+    assert!(!pool.wants_growth() && pool.alloc(20 * MIB, 0).is_err());
+    for mib in [12, 16, 32] {
+        assert!(pool.wants_growth());
+        assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(mib * MIB)));
+    }
+    assert!(!pool.wants_growth() && pool.alloc(20 * MIB, 0).is_ok());
+}
+
 #[test]
 fn a_pool_whose_context_has_gone_gives_nothing_back() {
     let bench = Bench::full_grown(&[16, 16]);
