@@ -7,12 +7,16 @@
  *
  *     slab_stall reserve WAY REPEATS
  *
- * page-locks 256 MiB "once", in "slabs" as the pool does, or in slabs with "pauses" of 20 ms between them, frees them, and
+ * allocates 256 MiB "once", in "slabs" of the pool's sizes, or in slabs with "pauses" of 20 ms between them, frees them, and
  * prints such lines: WAY for the reservations, WAY_free for the frees, and "none" for as long without either.
  *
  *     slab_stall own WAY REPEATS
  *
  * does both in one process, reserving on a second thread as the pool's does, and prints the figures.
+ *
+ *     slab_stall alone MS
+ *
+ * launches for so long and reserves nothing itself; the figures are of "none". A pool in it may grow meanwhile.
  *
  *     cc -O2 -pthread -o slab_stall benches/gpu/slab_stall.c -ldl
  */
@@ -25,10 +29,10 @@
 #include <string.h>
 #include <time.h>
 
-enum { MOST_CALLS = 8 << 20, MOST_WINDOWS = 4096, NAME_BYTES = 24, SLABS = 5 };
+enum { MOST_CALLS = 8 << 20, MOST_WINDOWS = 4096, NAME_BYTES = 24, SLABS = 7 };
 
 static const size_t MIB = 1 << 20;
-static const size_t SLAB_MIB[SLABS] = {16, 16, 32, 64, 128};
+static const size_t SLAB_MIB[SLABS] = {4, 12, 16, 32, 64, 64, 64};
 static const long QUIET_NS = 100 * 1000 * 1000, PAUSE_NS = 20 * 1000 * 1000;
 
 static const char NOTHING_MODULE[] =
@@ -284,16 +288,29 @@ static void *reserve_all(void *unused)
     return unused;
 }
 
+static void *wait_a_while(void *unused)
+{
+    uint64_t from_ns = now_ns();
+
+    sleep_ns((long)repeats * 1000 * 1000);
+    add_window("none", from_ns, now_ns());
+    stop = 1;
+    return unused;
+}
+
 int main(int argc, char **argv)
 {
     const char *role = argc > 1 ? argv[1] : "";
 
     way = argc > 2 ? argv[2] : "";
-    repeats = argc > 3 ? atoi(argv[3]) : 0;
+    repeats = argc > 2 ? atoi(argv[argc - 1]) : 0;
     is_own = strcmp(role, "own") == 0;
     if (argc == 2 && strcmp(role, "launch") == 0) {
         begin();
         launch_and_tell(read_windows);
+    } else if (argc == 3 && strcmp(role, "alone") == 0) {
+        begin();
+        launch_and_tell(wait_a_while);
     } else if (argc == 4 && is_own) {
         begin();
         launch_and_tell(reserve_all);
@@ -301,7 +318,7 @@ int main(int argc, char **argv)
         begin();
         reserve_all(NULL);
     } else {
-        fprintf(stderr, "usage: slab_stall launch | reserve WAY REPEATS | own WAY REPEATS (WAY: once, slabs, pauses)\n");
+        fprintf(stderr, "usage: slab_stall launch | alone MS | reserve WAY REPEATS | own WAY REPEATS (WAY: once, slabs, pauses)\n");
         return 2;
     }
     return 0;

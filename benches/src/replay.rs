@@ -125,12 +125,13 @@ impl<'a> Replay<'a> {
         }
         self.requests += 1;
         let got = worker.ask(Order::Alloc(bytes as usize));
+        // Asked each time, so that the high-water mark is exact.
+        let _ = self.pool.stats();
         self.held.insert(block, (got, bytes));
         self.requested_bytes += bytes;
         self.requested_peak_bytes = self.requested_peak_bytes.max(self.requested_bytes);
         if self.slab_at_us.is_none() && self.pool.wants_growth() {
-            // The next slab is as large as all before it, and at least as the first.
-            self.slab_at_us = Some(at_us + self.pool.stats().reserved_bytes * 3 / 8 / 1000);
+            self.slab_at_us = self.pool.next_slab_bytes().map(|bytes| at_us + bytes as u64 * 3 / 8 / 1000);
         }
     }
 

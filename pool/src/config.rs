@@ -21,6 +21,13 @@ pub const MAX_SLABS: usize = 16;
 
 const MIB: usize = 1024 * 1024;
 
+/// The first slab, and where the second ends; from there on they double.
+const FIRST_BYTES: usize = 4 * MIB;
+const SECOND_END_BYTES: usize = 16 * MIB;
+
+/// Up to where they double: the least of these that is enough.
+const LARGEST_BYTES: [usize; 4] = [64 * MIB, 128 * MIB, 256 * MIB, MAX_SLAB_BYTES];
+
 /// The slabs a pool grows by, in order. A block never spans two of them.
 ///
 /// Three sizes say how it lives. What it *keeps* is never given back: the first slab, or with [`eager`](Self::eager)
@@ -56,8 +63,10 @@ impl PoolConfig {
         Ok(Self { slab_bytes: slab_bytes.to_vec(), ordinary_slabs: slab_bytes.len(), is_eager: false })
     }
 
-    /// A pool of `bytes`, rounded up to whole blocks, in slabs of 16, 16, 32, 64, 128 MiB and so on: the first is
-    /// soon there, and the later ones double what is there.
+    /// A pool of `bytes`, rounded up to whole blocks, in slabs of 4, 12, 16, 32, 64, 64, 64 MiB and so on. Somebody waits
+    /// for the first, so it is small; the next double what is there. What a slab's coming costs others grows with it, so
+    /// none is larger than 64 MiB, or where that would make more than [`MAX_SLABS`], than the least of 128, 256 and 512
+    /// MiB that does not.
     ///
     /// # Errors
     /// When `bytes` is zero or exceeds [`MAX_CAPACITY_BYTES`].
@@ -71,23 +80,25 @@ impl PoolConfig {
     /// # Errors
     /// When `bytes` is zero, or either exceeds [`MAX_CAPACITY_BYTES`].
     pub fn with_limit(bytes: usize, limit_bytes: usize) -> Result<Self, ConfigError> {
-        let mut slab_bytes = Vec::new();
-        let mut so_far = 0;
-        let mut ordinary_slabs = 0;
-        for total in [bytes, limit_bytes.max(bytes)] {
+        let limit_bytes = limit_bytes.max(bytes);
+        for total in [bytes, limit_bytes] {
             if total == 0 || total > MAX_CAPACITY_BYTES {
                 return Err(ConfigError::Capacity(total));
             }
-            let total = total.next_multiple_of(BLOCK_BYTES);
-            while so_far < total {
-                let next = so_far.clamp(16 * MIB, MAX_SLAB_BYTES).min(total - so_far);
-                slab_bytes.push(next);
-                so_far += next;
-            }
-            if ordinary_slabs == 0 {
-                ordinary_slabs = slab_bytes.len();
-            }
         }
+        let grown = |largest: usize, largest_beyond: usize| {
+            let mut slab_bytes = Vec::new();
+            grow(&mut slab_bytes, bytes, largest);
+            let ordinary_slabs = slab_bytes.len();
+            grow(&mut slab_bytes, limit_bytes, largest_beyond);
+            (slab_bytes, ordinary_slabs)
+        };
+        // What everybody has is kept small first.
+        let ceilings = LARGEST_BYTES.iter().flat_map(|&of| LARGEST_BYTES.iter().map(move |&beyond| (of, beyond)));
+        let mut shapes = ceilings.filter(|(of, beyond)| of <= beyond).map(|(of, beyond)| grown(of, beyond));
+        let (slab_bytes, ordinary_slabs) = shapes
+            .find(|(slab_bytes, _)| slab_bytes.len() <= MAX_SLABS)
+            .unwrap_or_else(|| grown(MAX_SLAB_BYTES, MAX_SLAB_BYTES));
         Ok(Self { ordinary_slabs, ..Self::with_slabs(&slab_bytes)? })
     }
 
@@ -142,9 +153,26 @@ fn next_slab(first: u32, blocks: u32) -> u32 {
 }
 
 impl Default for PoolConfig {
-    /// [`DEFAULT_CAPACITY_BYTES`] in slabs of 16, 16, 32, 64 and 128 MiB.
+    /// [`DEFAULT_CAPACITY_BYTES`] in slabs of 4, 12, 16, 32, 64, 64 and 64 MiB.
     fn default() -> Self {
-        Self { slab_bytes: vec![16 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 128 * MIB], ordinary_slabs: 5, is_eager: false }
+        let slab_bytes = [4, 12, 16, 32, 64, 64, 64].map(|mib| mib * MIB).to_vec();
+        Self { ordinary_slabs: slab_bytes.len(), slab_bytes, is_eager: false }
+    }
+}
+
+/// Adds slabs, none above `largest`, until there are `total` bytes.
+fn grow(slab_bytes: &mut Vec<usize>, total: usize, largest: usize) {
+    let total = total.next_multiple_of(BLOCK_BYTES);
+    let mut so_far: usize = slab_bytes.iter().sum();
+    while so_far < total {
+        let wanted = match so_far {
+            0 => FIRST_BYTES,
+            _ if so_far < SECOND_END_BYTES => SECOND_END_BYTES - FIRST_BYTES,
+            _ => so_far.min(largest),
+        };
+        let next = wanted.min(total - so_far);
+        slab_bytes.push(next);
+        so_far += next;
     }
 }
 
@@ -198,13 +226,35 @@ mod tests {
     #[test]
     fn a_limit_adds_slabs_that_are_not_ordinary() {
         let config = PoolConfig::with_limit(100 * MIB, 300 * MIB).unwrap();
-        let mib: Vec<usize> = config.slab_bytes().iter().map(|bytes| bytes / MIB).collect();
-        assert_eq!(mib, [16, 16, 32, 36, 100, 100]);
-        assert_eq!((config.kept_slabs(), config.ordinary_slabs()), (1, 4));
-        assert_eq!(config.eager().kept_slabs(), 4);
+        assert_eq!(mib(&config), [4, 12, 16, 32, 36, 64, 64, 64, 8]);
+        assert_eq!((config.kept_slabs(), config.ordinary_slabs()), (1, 5));
+        assert_eq!(config.eager().kept_slabs(), 5);
         assert_eq!(PoolConfig::with_limit(16 * MIB, MIB), PoolConfig::with_capacity(16 * MIB));
-        for bytes in [1, 100 * MIB, 2048 * MIB, 4095 * MIB] {
-            assert!(PoolConfig::with_limit(bytes, 4095 * MIB).is_ok(), "{bytes}");
+    }
+
+    fn mib(config: &PoolConfig) -> Vec<usize> {
+        config.slab_bytes().iter().map(|bytes| bytes / MIB).collect()
+    }
+
+    #[test]
+    fn slabs_are_larger_than_64_mib_only_where_there_would_be_too_many() {
+        let of = |bytes: usize, limit: usize| mib(&PoolConfig::with_limit(bytes * MIB, limit * MIB).unwrap());
+        let ordinary = [4, 12, 16, 32, 64, 64, 64];
+        assert_eq!(of(256, 832), [&ordinary[..], &[64; 9]].concat());
+        assert_eq!(of(256, 833), [&ordinary[..], &[128, 128, 128, 128, 65]].concat());
+        assert_eq!(of(256, 4095), [&ordinary[..], &[256, 512, 512, 512, 512, 512, 512, 511]].concat());
+        assert_eq!(of(832, 832), [&ordinary[..], &[64; 9]].concat());
+        assert_eq!(of(1024, 1024), [&[4, 12, 16, 32, 64][..], &[128; 7]].concat());
+    }
+
+    #[test]
+    fn any_sizes_can_be_had_together() {
+        for bytes in 1..4096 {
+            for limit in (bytes..4096).step_by(63).chain([4095]) {
+                let config = PoolConfig::with_limit(bytes * MIB, limit * MIB);
+                let total = config.map(|config| config.slab_bytes().iter().sum::<usize>());
+                assert_eq!(total, Ok(limit * MIB), "{bytes} {limit}");
+            }
         }
     }
 

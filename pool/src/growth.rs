@@ -66,8 +66,8 @@ pub struct StillAllocated {
 #[derive(Debug)]
 pub(crate) struct Growth {
     claim: Claim,
-    /// Something missed that another slab would have served.
-    pressed: AtomicBool,
+    /// The largest request, in blocks, that missed and that a slab to come would have served; 0 for none.
+    pressed_blocks: AtomicU32,
     /// The source refused; asking again is the caller's decision.
     failed: AtomicBool,
     end: AtomicU32,
@@ -82,7 +82,7 @@ impl Growth {
     pub(crate) fn new() -> Self {
         Self {
             claim: Claim::new(),
-            pressed: AtomicBool::new(false),
+            pressed_blocks: AtomicU32::new(0),
             failed: AtomicBool::new(false),
             end: AtomicU32::new(OPEN),
         }
@@ -94,17 +94,18 @@ impl Growth {
         self.end.load(Ordering::Acquire) != OPEN
     }
 
-    /// Another slab would have served a request.
-    pub(crate) fn press(&self) {
+    /// A slab to come would have served a request of so many blocks.
+    pub(crate) fn press(&self, blocks: u32) {
         // It is read by every request that misses: written only when it changes.
-        if !self.is_pressed() {
-            self.pressed.store(true, Ordering::Relaxed);
+        if self.pressed_blocks.load(Ordering::Relaxed) < blocks {
+            self.pressed_blocks.fetch_max(blocks, Ordering::Relaxed);
         }
     }
 
-    /// It has more room again.
-    fn relieve(&self) {
-        self.pressed.store(false, Ordering::Relaxed);
+    /// A slab has come, in which any request of so many blocks has room: one that has missed meanwhile, too.
+    fn relieve(&self, blocks: u32) {
+        let is_served = |pressed: u32| (pressed <= blocks).then_some(0);
+        let _ = self.pressed_blocks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_served);
     }
 
     /// Whether another slab can be expected when somebody asks for it.
@@ -114,7 +115,7 @@ impl Growth {
 
     /// Whether a request has missed for want of a slab.
     pub(crate) fn is_pressed(&self) -> bool {
-        self.pressed.load(Ordering::Relaxed)
+        self.pressed_blocks.load(Ordering::Relaxed) != 0
     }
 
     /// Reserves the next slab. Nothing with a destructor is held across the call to the source.
@@ -131,8 +132,9 @@ impl Growth {
         };
         let reserved = source.reserve(slab.bytes());
         let outcome = reserved.map(|address| self.install(slabs, slab, address, source));
-        self.failed.store(!matches!(outcome, Ok(GrowOutcome::Grown(_))), Ordering::Relaxed);
-        self.relieve();
+        let has_failed = !matches!(outcome, Ok(GrowOutcome::Grown(_)));
+        self.failed.store(has_failed, Ordering::Relaxed);
+        self.relieve(if has_failed { u32::MAX } else { slab.blocks() });
         self.claim.give_back(ticket);
         outcome
     }

@@ -6,6 +6,7 @@
 
 use crate::{
     apart::Apart,
+    config::BLOCK_BYTES,
     reuse_clock::Turn,
     shard::SHARDS,
     stats::{Miss, MissCounts},
@@ -18,8 +19,8 @@ pub(crate) struct Ledger {
     meters: Box<[Apart<Meter>]>,
     common: Apart<Common>,
     misses: Apart<[AtomicU64; Miss::ALL.len()]>,
-    /// Shards report in steps of this many blocks, a power of two: 2 MiB where the first slab has 16, so that threads
-    /// which take and free a block of 1 MiB again and again do not meet.
+    /// Shards report in steps of this many blocks, a power of two: 2 MiB where the pool may have 16 or more, so that
+    /// threads which take and free a block of 1 MiB again and again do not meet; else an eighth of the pool.
     quantum_blocks: u64,
 }
 
@@ -59,10 +60,11 @@ pub(crate) struct Totals {
 /// At most three epochs are not safe at a time: the open one and two whose marks are in flight.
 const EPOCHS: usize = 4;
 const BLOCKS_SHIFT: u32 = 40;
+const MOST_QUANTUM_BLOCKS: u32 = (2 << 20) / BLOCK_BYTES as u32;
 
 impl Ledger {
-    /// Empty accounts of a pool whose first slab has `first_slab_blocks`.
-    pub(crate) fn new(first_slab_blocks: u32) -> Self {
+    /// Empty accounts of a pool that may come to have `total_blocks`.
+    pub(crate) fn new(total_blocks: u32) -> Self {
         Self {
             meters: (0..SHARDS).map(|_| Apart(Meter::new())).collect(),
             common: Apart(Common {
@@ -71,7 +73,7 @@ impl Ledger {
                 freed_since_mark: AtomicU64::new(0),
             }),
             misses: Apart(std::array::from_fn(|_| AtomicU64::new(0))),
-            quantum_blocks: 1 << (first_slab_blocks / 8).max(1).ilog2(),
+            quantum_blocks: 1 << (total_blocks / 8).clamp(1, MOST_QUANTUM_BLOCKS).ilog2(),
         }
     }
 

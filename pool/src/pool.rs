@@ -91,7 +91,7 @@ impl Pool {
             map: PageMap::new(slabs.index_count()),
             store: Store::new(&slabs),
             clock: ReuseClock::new(),
-            ledger: Ledger::new(slabs.next().map_or(1, Slab::blocks)),
+            ledger: Ledger::new(slabs.total_blocks()),
             growth: Growth::new(),
             source,
             gpu: fence,
@@ -120,7 +120,7 @@ impl Pool {
         self.blocks_of(bytes)
             .and_then(|blocks| self.take(shard, blocks).map(|index| (blocks, index)))
             .and_then(|(blocks, index)| self.hand_out(shard, index, blocks, bytes, tag))
-            .inspect_err(|&miss| self.note_miss(miss))
+            .inspect_err(|&miss| self.note_miss(miss, bytes))
     }
 
     /// Frees the block that starts at `address`.
@@ -166,9 +166,7 @@ impl Pool {
     /// # Errors
     /// The source's own error code. [`wants_growth`](Self::wants_growth) is false from then on.
     pub fn grow(&self) -> Result<GrowOutcome, i32> {
-        // No relief to a request that missed: it looked for a slab aside itself, so this one was set aside behind its back,
-        // idle, and did not serve it.
-        if let Some(bytes) = self.store.recall_slab(&self.taker(shard::current())) {
+        if let Some(bytes) = self.recall() {
             return Ok(GrowOutcome::Grown(bytes));
         }
         let outcome = self.growth.grow(&self.slabs, &*self.source, self.now_ms())?;
@@ -184,6 +182,21 @@ impl Pool {
         let is_ordinary = || self.slabs.installed() < self.ordinary_slabs;
         let is_pressed = self.growth.is_pressed();
         self.growth.is_possible(&self.slabs) && (is_pressed || (self.is_eager || self.store.is_low()) && is_ordinary())
+    }
+
+    /// Takes a slab into use again that was about to be given back; its size in bytes. [`grow`](Self::grow) does so first.
+    ///
+    /// No relief to a request that missed: it looked for a slab aside itself, so this one was set aside behind its back,
+    /// idle, and did not serve it.
+    pub fn recall(&self) -> Option<usize> {
+        self.store.recall_slab(&self.taker(shard::current()))
+    }
+
+    /// The size of the slab that [`grow`](Self::grow) would reserve, in bytes: for a source that takes its time, and is
+    /// better asked to have one ready.
+    #[must_use]
+    pub fn next_slab_bytes(&self) -> Option<usize> {
+        self.slabs.next().map(Slab::bytes)
     }
 
     /// Whether there is a slab that may be given back one day.
@@ -365,10 +378,12 @@ impl Pool {
     }
 
     #[cold]
-    fn note_miss(&self, miss: Miss) {
+    fn note_miss(&self, miss: Miss, bytes: usize) {
         self.ledger.note_miss(miss);
-        if miss == Miss::NotReserved {
-            self.growth.press();
+        if miss == Miss::NotReserved
+            && let Some(blocks) = blocks_for(bytes)
+        {
+            self.growth.press(blocks);
         }
     }
 

@@ -78,8 +78,8 @@ pub struct PoolStats {
     pub allocated_blocks: u64,
     /// Freed by the program, and not yet known to be done with by the GPU.
     pub quarantined_bytes: u64,
-    /// The most that was allocated at once. Sampled: a peak may be missed by an eighth of the first slab for each
-    /// thread that allocates, and not at all by a caller that asks at that moment.
+    /// The most that was allocated at once. Sampled: a peak may be missed by 2 MiB, and no more than an eighth of the pool,
+    /// for each thread that allocates, and not at all by a caller that asks at that moment.
     pub high_water_bytes: u64,
     /// Requests that were served.
     pub hits: u64,

@@ -258,6 +258,8 @@ own_calls! {
     context_flags c"cuCtxGetFlags" (flags: *mut c_uint);
     /// cuMemFreeHost.
     host_free c"cuMemFreeHost" (memory: *mut c_void);
+    /// cuMemHostRegister.
+    host_register c"cuMemHostRegister_v2" (memory: *mut c_void, bytes: usize, flags: c_uint);
     /// cuMemHostUnregister.
     host_unregister c"cuMemHostUnregister" (memory: *mut c_void);
     /// cuMemHostGetFlags.

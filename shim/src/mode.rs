@@ -25,6 +25,11 @@ pub(crate) fn mode_ordered() -> u32 {
     HOT.mode.load(SeqCst)
 }
 
+/// Whether the process has begun to exit, in the order that all threads agree on.
+pub(crate) fn is_exiting() -> bool {
+    mode_ordered() & EXITING != 0
+}
+
 /// Whether calls are only forwarded.
 #[inline]
 pub(crate) fn is_pass_through() -> bool {

@@ -6,10 +6,13 @@
 //! it, and a process has few contexts.
 
 mod content;
+mod headroom;
 mod keeper;
 #[cfg(feature = "poison")]
 mod poison;
 mod shown;
+mod source;
+mod stretch;
 
 use crate::block_notes;
 use crate::clock;
@@ -18,24 +21,24 @@ use crate::cuda::{Status, host_alloc};
 use crate::driver;
 use crate::gpu_fence::{self, StreamFence};
 use crate::mode;
-use crate::placement::{CurrentGpu, Kernel, Placement};
 use crate::segment;
 use aishim_abi::statistics::Statistic;
-use aishim_pool::{BlockInfo, FreeOutcome, Miss, PinnedSource, Pool, PoolConfig, PoolStats, SlabInfo};
+use aishim_pool::{BLOCK_BYTES, BlockInfo, FreeOutcome, Miss, Pool, PoolConfig, PoolStats, SlabInfo};
 use parking_lot::Mutex;
-use std::ffi::c_void;
+use source::Source;
 use std::ops::Range;
-use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::sync::{Arc, OnceLock};
 
 /// A pool and the context its memory lives in.
 struct Home {
     pool: Pool,
+    /// Where its slabs come from; the pool has it too.
+    source: Arc<Source>,
     context: usize,
 }
 
@@ -48,7 +51,7 @@ static CAPACITY: AtomicUsize = AtomicUsize::new(0);
 static EARLIER_HITS: AtomicU64 = AtomicU64::new(0);
 static EARLIER_MARKS: AtomicU64 = AtomicU64::new(0);
 
-/// Held while slabs are reserved, and while a context ends.
+/// Held in the driver's part of reserving a slab, and while a context ends.
 static GROWING: Mutex<()> = Mutex::new(());
 
 /// The slabs to have, and whether before anybody asks; set once.
@@ -64,7 +67,7 @@ fn home() -> Option<&'static Home> {
 
 /// Sets what the pool is to be like. Called once, when the shim comes to life.
 pub(crate) fn configure(settings: &PoolSettings) {
-    segment::set(Statistic::PoolBlock, aishim_pool::BLOCK_BYTES as u64);
+    segment::set(Statistic::PoolBlock, BLOCK_BYTES as u64);
     // Fails for 0 bytes alone, which is no pool.
     let Ok(config) = PoolConfig::with_limit(settings.bytes, settings.limit_bytes) else {
         return;
@@ -99,8 +102,15 @@ pub(crate) fn block_of(at: usize) -> Option<BlockInfo> {
 
 /// The addresses of the slab in which the address lies.
 pub(crate) fn slab_of(at: usize) -> Option<Range<usize>> {
-    let bounds = |slab: SlabInfo| slab.start..slab.start + slab.blocks as usize * aishim_pool::BLOCK_BYTES;
+    let bounds = |slab: SlabInfo| slab.start..slab.start + slab.blocks as usize * BLOCK_BYTES;
     home()?.pool.slabs().map(bounds).find(|slab| slab.contains(&at))
+}
+
+/// For an address in a slab that is registered: one inside a slab that the driver has allocated, for calls in which the
+/// driver would make a difference. The first slab is always such a one.
+pub(crate) fn stand_in(at: usize) -> Option<usize> {
+    let home = home().filter(|h| h.pool.contains(at as *const u8) && h.source.is_registered(at))?;
+    home.pool.slabs().next().map(|first| first.start + BLOCK_BYTES)
 }
 
 /// Serves a request from the pool, if it can; else counts why not.
@@ -162,6 +172,12 @@ pub(crate) fn free(at: usize) -> Option<Status> {
 /// `CUDA_ERROR_INVALID_CONTEXT` and `CUDA_ERROR_CONTEXT_IS_DESTROYED`: the thread's context has been reset, say.
 const CONTEXT_ERRORS: &[i32] = &[201, 709];
 
+/// Whether an error of the driver's is no reason to give up: a capture that began meanwhile, or a context that is none any
+/// more.
+fn is_passing(code: i32) -> bool {
+    (900..=908).contains(&code) || CONTEXT_ERRORS.contains(&code)
+}
+
 /// The first request of a context makes the pool and waits for its first slab; the others come in the background. Where
 /// `is_there` says so, the context is current.
 fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home> {
@@ -173,11 +189,10 @@ fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home
     if !is_there() {
         return None;
     }
-    let source = Driver { placement: Placement::find(Path::new("/sys"), &CurrentGpu) };
-    let pool = shown::show(Pool::new(shape, Box::new(source), Box::new(StreamFence)), shape);
+    let source = Arc::new(Source::find());
+    let pool = shown::show(Pool::new(shape, Box::new(Arc::clone(&source)), Box::new(StreamFence)), shape);
     if let Err(code) = pool.grow() {
-        // A capture that began meanwhile, or a context that is none any more, is no reason to give up.
-        if (900..=908).contains(&code) || CONTEXT_ERRORS.contains(&code) {
+        if is_passing(code) {
             return None;
         }
         // The driver has no such memory to give; it will say so to the program itself.
@@ -189,7 +204,7 @@ fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home
     }
     publish(&pool);
     shown::show_slabs(&pool);
-    let made = Box::into_raw(Box::new(Home { pool, context }));
+    let made = Box::into_raw(Box::new(Home { pool, source, context }));
     HOME.store(made, Release);
     home()
 }
@@ -214,6 +229,7 @@ pub(crate) fn forget_context(context: usize) {
         let stats = home.pool.stats();
         HOME.store(std::ptr::null_mut(), Release);
         home.pool.forget();
+        home.source.forget();
         block_notes::pool_gone();
         shown::show_slabs(&home.pool);
         EARLIER_HITS.fetch_add(stats.hits, Relaxed);
@@ -298,25 +314,4 @@ fn publish_requested(bytes: u64) {
 /// The figures of the pool there is; all 0 where there is none.
 pub(crate) fn stats() -> PoolStats {
     home().map_or_else(PoolStats::default, |home| home.pool.stats())
-}
-
-/// The driver as the source of page-locked memory.
-struct Driver {
-    placement: Placement,
-}
-
-impl PinnedSource for Driver {
-    fn reserve(&self, bytes: usize) -> Result<NonNull<u8>, i32> {
-        let mut memory: *mut c_void = std::ptr::null_mut();
-        let flags = host_alloc::PORTABLE | host_alloc::DEVICEMAP;
-        let status = self.placement.around(&Kernel, || driver::host_alloc(&raw mut memory, bytes, flags));
-        if !status.is_ok() {
-            return Err(status.0.cast_signed());
-        }
-        NonNull::new(memory.cast()).ok_or(0)
-    }
-
-    fn release(&self, address: NonNull<u8>, _bytes: usize) {
-        let _ = driver::host_free(address.as_ptr().cast());
-    }
 }

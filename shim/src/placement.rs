@@ -12,7 +12,7 @@
 //! A machine of one node is recognised by one file that is read when the pool is made; nothing is asked for each slab.
 
 use crate::driver;
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_int, c_uint};
 use std::path::Path;
 
 /// The node that slabs should lie on; none where there is no choice or nobody knows.
@@ -75,15 +75,19 @@ impl CurrentGpu {
         let mut device = 0;
         driver::current_device(&raw mut device).is_ok().then_some(device)
     }
+
+    /// What the driver says of it (cuDeviceGetAttribute), where it knows the attribute.
+    pub(crate) fn attribute(&self, attribute: c_uint) -> Option<c_int> {
+        let mut value = 0;
+        driver::device_attribute(&raw mut value, attribute, self.device()?).is_ok().then_some(value)
+    }
 }
 
 impl Place for CurrentGpu {
     fn host_node(&self) -> Option<u32> {
         /// `CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID`, CUDA Driver API, cuDeviceGetAttribute.
-        const HOST_NUMA_ID: u32 = 134;
-        let mut node = -1;
-        let asked = driver::device_attribute(&raw mut node, HOST_NUMA_ID, self.device()?);
-        asked.is_ok().then(|| u32::try_from(node).ok())?
+        const HOST_NUMA_ID: c_uint = 134;
+        u32::try_from(self.attribute(HOST_NUMA_ID)?).ok()
     }
 
     fn pci_device(&self) -> Option<String> {

@@ -77,7 +77,7 @@ macro_rules! with_hooks {
             HostMemory cuMemHostAlloc: fn(pp: *mut *mut c_void, bytesize: usize, Flags: u32) => host_memory::alloc(pp, bytesize, Flags);
             HostMemory cuMemAllocHost_v2: fn(pp: *mut *mut c_void, bytesize: usize) => host_memory::alloc(pp, bytesize, 0);
             HostMemory cuMemFreeHost: fn(p: *mut c_void) => host_memory::free(p);
-            HostMemory cuMemHostRegister_v2: fn(p: *mut c_void, bytesize: usize, Flags: u32) => host_memory::register(p, bytesize);
+            HostMemory cuMemHostRegister_v2: fn(p: *mut c_void, bytesize: usize, Flags: u32) => host_memory::register(p, bytesize, Flags);
             HostMemory cuMemHostUnregister: fn(p: *mut c_void) => host_memory::unregister(p);
 
             // --- questions about addresses ------------------------------------------------------------------------

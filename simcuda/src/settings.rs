@@ -42,6 +42,8 @@ pub(crate) struct Costs {
     pub(crate) device_memory: Curve,
     pub(crate) host_alloc: Curve,
     pub(crate) host_free: Curve,
+    pub(crate) host_register: Curve,
+    pub(crate) host_unregister: Curve,
     pub(crate) device_alloc_ns: u64,
     speed: f64,
 }
@@ -135,6 +137,11 @@ const fn at_sizes(smallest: u64, times_ns: [u64; 5]) -> Points {
     [(smallest, first), (64 * KIB, k64), (MIB, m1), (16 * MIB, m16), (256 * MIB, m256)]
 }
 
+const fn register_points(times_ns: [u64; 5]) -> Points {
+    let [m2, m4, m8, m16, m256] = times_ns;
+    [(2 * MIB, m2), (4 * MIB, m4), (8 * MIB, m8), (16 * MIB, m16), (256 * MIB, m256)]
+}
+
 /// An H200 on PCIe 5, driver 580.
 const H2D_PINNED: Points = at_sizes(0, [8_000, 9_900, 26_900, 311_000, 4_845_000]);
 const D2H_PINNED: Points = at_sizes(0, [8_000, 9_900, 26_900, 303_000, 4_854_000]);
@@ -142,6 +149,9 @@ const H2D_PAGEABLE: Points = at_sizes(0, [8_000, 23_400, 83_200, 1_290_000, 34_4
 const D2H_PAGEABLE: Points = at_sizes(0, [8_000, 23_400, 95_000, 1_340_000, 21_500_000]);
 const HOST_ALLOC: Points = at_sizes(4 * KIB, [508_000, 767_000, 647_000, 4_200_000, 96_000_000]);
 const HOST_FREE: Points = at_sizes(4 * KIB, [224_000, 295_000, 262_000, 1_500_000, 24_000_000]);
+/// An H100, driver 580; of memory whose pages are there, 2, 4, 8 and 16 MiB of 256, and 256 in five parts.
+const HOST_REGISTER: Points = register_points([158_000, 305_000, 519_000, 825_000, 13_100_000]);
+const HOST_UNREGISTER: Points = register_points([103_000, 167_000, 269_000, 425_000, 5_900_000]);
 const DEVICE_MEMORY: [(u64, u64); 2] = [(0, 0), (1024 * MIB, 358_000)];
 
 fn costs() -> Costs {
@@ -163,6 +173,8 @@ fn costs() -> Costs {
         device_memory: curve("SIMCUDA_DEVICE_GBPS", &DEVICE_MEMORY),
         host_alloc: Curve::new(&HOST_ALLOC),
         host_free: Curve::new(&HOST_FREE),
+        host_register: Curve::new(&HOST_REGISTER),
+        host_unregister: Curve::new(&HOST_UNREGISTER),
         device_alloc_ns: number("SIMCUDA_DEVICE_ALLOC_NS", 30_000),
         speed: number::<f64>("SIMCUDA_SPEED", 1.0).max(1e-3),
     }

@@ -249,10 +249,10 @@ static void stress(void)
 
 /* --- exit --- */
 
-/* More than half of the 16 MiB that a pool begins with, so that it grows in the background. */
+/* More than half of the 4 MiB that a pool begins with, so that it grows in the background. */
 static void take_more_than_half(int then_wait_us)
 {
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 3; i++) {
         char *block;
         CHECK(cuMemHostAlloc((void **)&block, 1 << 20, 0));
         *block = 1;

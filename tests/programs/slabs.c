@@ -5,13 +5,20 @@
  *   wait PATH    until there is such a file
  *   churn PATH   allocates, fills, checks and frees one again and again until there is such a file
  *   busy PATH    a kernel on the GPU, unsynchronised, until there is such a file
+ *   launch PATH  kernels that do nothing, each waited for, until there is such a file; "longest N", a line with the
+ *                microseconds of the longest launch
+ *   ask          what the driver says of each block, which has to be what it says of memory that it has allocated
+ *   copy N       a block of N MiB, to the device and back in one copy each
  *   hold         a kernel of 20 s on the GPU, which nothing waits for
- *   fork         a child that frees what it was left with, as a sloppy one does, and ends
+ *   fork         a child that reads and frees what it was left with, as a sloppy one does, and ends
  *   leave        the context is reset, with all that is in it, and made anew
  *   capture PATH a capture, open until there is such a file, of a kernel that must then run */
 #include "program.h"
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 enum { BYTES = 1 << 20, MOST = 200 };
 
@@ -67,16 +74,84 @@ static void busy(const char *path)
     CHECK(cuCtxSynchronize());
 }
 
+static double now_us(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
+}
+
+static void launch(const char *path)
+{
+    double longest_us = 0;
+
+    while (!there_is(path)) {
+        double begun_us = now_us(), took_us;
+
+        CHECK(launch_spin(1, NULL));
+        took_us = now_us() - begun_us;
+        longest_us = took_us > longest_us ? took_us : longest_us;
+        CHECK(cuCtxSynchronize());
+    }
+    printf("longest %.0f\n", longest_us);
+}
+
+static void ask(void)
+{
+    for (int i = 0; i < count; i++) {
+        char *block = held[i];
+        CUdeviceptr at = (CUdeviceptr)block, base = 0, pointer = 0, first = 0;
+        size_t bytes = 0, size = 0;
+        unsigned flags = 0;
+
+        EXPECT(1, cuMemHostUnregister(block));
+        EXPECT(1, cuMemHostUnregister(block + 4096));
+        EXPECT(1, cuMemHostRegister_v2(block, BYTES, 0));
+        EXPECT(1, cuMemHostRegister_v2(block + 4096, 4096, 1));
+        CHECK(cuMemHostGetFlags(&flags, block));
+        ASSERT(flags == 2);
+        CHECK(cuMemHostGetDevicePointer_v2(&pointer, block + 4096, 0));
+        ASSERT(pointer == at + 4096);
+        CHECK(cuMemGetAddressRange_v2(&base, &bytes, at + 5000));
+        ASSERT(base == at && bytes == BYTES);
+        CHECK(cuPointerGetAttribute(&first, 11, at + 5000));
+        CHECK(cuPointerGetAttribute(&size, 12, at + 5000));
+        ASSERT(first == at && size == BYTES);
+    }
+}
+
+static void copy(size_t mib)
+{
+    size_t bytes = mib << 20;
+    CUdeviceptr there;
+    char *block;
+
+    CHECK(cuMemHostAlloc((void **)&block, bytes, 0));
+    CHECK(cuMemAlloc_v2(&there, bytes));
+    memset(block, 90, bytes);
+    CHECK(cuMemcpyHtoDAsync_v2(there, block, bytes, NULL));
+    CHECK(cuStreamSynchronize(NULL));
+    memset(block, 0, bytes);
+    CHECK(cuMemcpyDtoH_v2(block, there, bytes));
+    ASSERT(block[0] == 90 && block[bytes / 2] == 90 && block[bytes - 1] == 90);
+    CHECK(cuMemFree_v2(there));
+    CHECK(cuMemFreeHost(block));
+}
+
 static void fork_child(void)
 {
     pid_t child = fork();
+    int status = 0;
 
     if (child == 0) {
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i++) {
+            ASSERT(held[i][BYTES / 2] == (char)(i + 1));
             cuMemFreeHost(held[i]);
+        }
         _exit(0);
     }
-    waitpid(child, NULL, 0);
+    ASSERT(waitpid(child, &status, 0) == child && status == 0);
 }
 
 static void leave(void)
@@ -112,6 +187,8 @@ static int is(const char *argument, const char *word)
 
 int main(int argc, char **argv)
 {
+    /* Some steps wait for what only the test can do. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     make_context();
     load_kernels();
     for (int i = 1; i < argc; i++) {
@@ -128,6 +205,12 @@ int main(int argc, char **argv)
             churn(argv[++i]);
         else if (is(argv[i], "busy"))
             busy(argv[++i]);
+        else if (is(argv[i], "launch"))
+            launch(argv[++i]);
+        else if (is(argv[i], "ask"))
+            ask();
+        else if (is(argv[i], "copy"))
+            copy(strtoul(argv[++i], NULL, 10));
         else if (is(argv[i], "hold"))
             CHECK(launch_spin(20000000000ull, NULL));
         else if (is(argv[i], "fork"))

@@ -231,6 +231,14 @@ impl Running {
     }
 }
 
+/// A test that fails leaves no program behind, which might wait for good for what the test would have done next.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Outcome {
     /// Its exit code; none when a signal ended it.
     #[must_use]
@@ -308,5 +316,20 @@ impl Segment {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         matches!(self.entry, Entry::Ended(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_waited_for_ends_with_its_test() {
+        let sandbox = Sandbox::new();
+        let running = sandbox.start(Command::new("sleep").arg("1000"));
+        let process = PathBuf::from(format!("/proc/{}", running.child.id()));
+        assert!(process.exists());
+        drop(running);
+        assert!(!process.exists());
     }
 }

@@ -117,11 +117,12 @@ fn an_eager_pool_keeps_its_ordinary_size() {
     let config = PoolConfig::with_limit(32 * MIB, 64 * MIB).unwrap().eager();
     let pool = Pool::new(&config, Box::new(Landlord::new(64)), Box::new(Arc::new(FakeGpu::default())));
     assert!(pool.wants_growth(), "before anybody asks");
-    assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(16 * MIB)));
-    assert!(pool.wants_growth());
-    assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(16 * MIB)));
+    for mib in [4, 12, 16] {
+        assert!(pool.wants_growth());
+        assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(mib * MIB)));
+    }
     assert!(!pool.wants_growth(), "the rest is for who misses");
-    let held: Vec<_> = (0..5).map(|_| pool.alloc(8 * MIB, 0)).collect();
+    let held: Vec<_> = (0..5).map(|_| pool.alloc(6 * MIB, 0)).collect();
     assert!(held[3].is_ok() && held[4].is_err() && pool.wants_growth());
     assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(32 * MIB)));
     for address in held.into_iter().flatten() {
@@ -129,6 +130,21 @@ fn an_eager_pool_keeps_its_ordinary_size() {
     }
     let gone: Vec<usize> = (0..9).filter_map(|_| pool.give_back_idle(0)).collect();
     assert_eq!(gone, [32 * MIB]);
+}
+
+/// As a DataLoader's first batches: the next slab is smaller than what has missed.
+#[test]
+fn a_request_that_missed_brings_slabs_until_one_is_large_enough() {
+    const MIB: usize = 1 << 20;
+    let config = PoolConfig::with_limit(4 * MIB, 256 * MIB).unwrap();
+    let pool = Pool::new(&config, Box::new(Landlord::new(64)), Box::new(Arc::new(FakeGpu::default())));
+    assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(4 * MIB)));
+    assert!(!pool.wants_growth() && pool.alloc(20 * MIB, 0).is_err());
+    for mib in [12, 16, 32] {
+        assert!(pool.wants_growth());
+        assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(mib * MIB)));
+    }
+    assert!(!pool.wants_growth() && pool.alloc(20 * MIB, 0).is_ok());
 }
 
 #[test]

@@ -88,8 +88,17 @@ fn free_unpooled(at: usize, call: impl FnOnce() -> Status) -> Status {
     if pinned::contains(at) { Status::SUCCESS } else { call() }
 }
 
-/// cuMemHostRegister.
-pub(crate) unsafe fn register(hook: Hook, call: impl FnOnce() -> Status, memory: *mut c_void, bytes: usize) -> Status {
+/// cuMemHostRegister. A block of the pool is allocated memory, as far as a program can tell, and cannot be registered.
+pub(crate) unsafe fn register(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    memory: *mut c_void,
+    bytes: usize,
+    flags: u32,
+) -> Status {
+    if let Some(allocated) = fenced(|| pinned::stand_in(address(memory))) {
+        return forward(hook, || driver::host_register(allocated as *mut c_void, bytes, flags));
+    }
     let status = forward(hook, call);
     if status.is_ok() && mode::may_call_driver() {
         fenced(|| ranges::insert(address(memory), bytes, Kind::Registered, driver::context()));
@@ -102,6 +111,10 @@ pub(crate) unsafe fn register(hook: Hook, call: impl FnOnce() -> Status, memory:
 pub(crate) unsafe fn unregister(hook: Hook, call: impl FnOnce() -> Status, memory: *mut c_void) -> Status {
     if let Whose::Nobodys = pointers::whose(address(memory)) {
         return forward(hook, || driver::host_unregister(pointers::stranger() as *mut c_void));
+    }
+    // Also when all else is only forwarded: a slab that is unregistered is lost to all who have a block of it.
+    if let Some(allocated) = fenced(|| pinned::stand_in(address(memory))) {
+        return forward(hook, || driver::host_unregister(allocated as *mut c_void));
     }
     let status = forward(hook, call);
     if status.is_ok() && mode::may_call_driver() {

@@ -76,18 +76,18 @@ fn answered(
     }
 }
 
-/// cuMemHostGetFlags: PORTABLE is the slab's, and the block's only where the program asked for it; of small blocks the
-/// driver never tells it.
+/// cuMemHostGetFlags: PORTABLE is the block's only where the program asked for it, whatever its slab is; of small blocks
+/// the driver never tells it.
 ///
 /// # Safety
 /// `flags` is null or the program's out-pointer.
 pub(crate) unsafe fn flags(hook: Hook, call: impl FnOnce() -> Status, flags: *mut u32, memory: *mut c_void) -> Status {
     let of_stranger = || driver::host_flags(flags, stranger() as *mut c_void);
     answered(hook, call, memory as usize, of_stranger, |block| {
-        if block.tag & host_alloc::PORTABLE == 0 || block.requested_bytes < LARGE_PAGE {
-            // SAFETY: the driver has just written to it.
-            unsafe { *flags &= !host_alloc::PORTABLE };
-        }
+        let is_told = block.tag & host_alloc::PORTABLE != 0 && block.requested_bytes >= LARGE_PAGE;
+        let portable = if is_told { host_alloc::PORTABLE } else { 0 };
+        // SAFETY: the driver has just written to it.
+        unsafe { *flags = *flags & !host_alloc::PORTABLE | portable };
     })
 }
 

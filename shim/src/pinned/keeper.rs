@@ -4,9 +4,13 @@
 //! ends when nothing is left that could be given back. Between its looks it sleeps, and sleeping it is in nobody's way:
 //! only a call of its to the driver keeps an ending process waiting.
 //!
-//! A slab goes by cuMemFreeHost, which waits for the GPU and in which launches of other threads may have to wait too. So
-//! none goes while any stream has work that no synchronisation has ended, while a capture is open, or while a context
-//! may be ending; and one at a time.
+//! A slab comes in steps, see `source`: first its pages, some at a time, with nothing held that anybody waits for; then the
+//! driver's part in one call, and after it a pause for the launches that waited. A slab that was begun is completed, also when nobody
+//! needs it any more: it goes as others do.
+//!
+//! A slab goes by cuMemHostUnregister or cuMemFreeHost, which wait for the GPU and in which launches of other threads may
+//! have to wait too. So nothing goes while any stream has work that no synchronisation has ended, while a capture is open,
+//! or while a context may be ending; and one slab at a time.
 
 use super::{GROWING, HOME, Home, PAUSED, home, make, publish, shown};
 use crate::driver;
@@ -37,6 +41,12 @@ static WAKE: Condvar = Condvar::new();
 
 /// How long a slab must not have been needed, in milliseconds; 0 for none ever going.
 static IDLE_MS: AtomicU64 = AtomicU64::new(0);
+
+/// How often to look whether what could not go on at some moment, in a capture say, can go on by now.
+const HALF_DONE_MS: u64 = 100;
+
+/// How many times what a step took the pause after it is: in three quarters of the time nothing is in the way of launches.
+const PAUSES: u32 = 3;
 
 /// The context whose pool is to be made without being asked for; 0 for none.
 static EAGER_CONTEXT: AtomicUsize = AtomicUsize::new(0);
@@ -94,11 +104,11 @@ fn keep() {
         let Some(home) = home().or_else(|| at_work(make_eagerly)) else {
             return;
         };
-        while at_work(|| grow_once(home)) {}
+        while leave_once(home) || grow_once(home) {}
         if !sleep(home) {
             return;
         }
-        at_work(|| give_back(home));
+        give_back(home);
     }
 }
 
@@ -115,8 +125,7 @@ impl Drop for Over {
 /// Does what may call the driver, unless the process has begun to end; see [`process_ends`].
 fn at_work<R: Default>(work: impl FnOnce() -> R) -> R {
     AT_WORK.store(true, SeqCst);
-    let is_exiting = mode::mode_ordered() & mode::EXITING != 0;
-    let done = if is_exiting { R::default() } else { work() };
+    let done = if mode::is_exiting() { R::default() } else { work() };
     AT_WORK.store(false, SeqCst);
     done
 }
@@ -135,6 +144,10 @@ fn make_eagerly() -> Option<&'static Home> {
 
 /// The driver, for a call of ours that concerns this pool, which nothing may take away meanwhile.
 fn with_driver<R: Default>(home: &'static Home, act: impl FnOnce() -> R) -> R {
+    at_work(|| undisturbed(home, act))
+}
+
+fn undisturbed<R: Default>(home: &'static Home, act: impl FnOnce() -> R) -> R {
     let _growing = GROWING.lock();
     if PAUSED.load(Relaxed) || !is_current(home) {
         return R::default();
@@ -153,38 +166,71 @@ fn with_driver<R: Default>(home: &'static Home, act: impl FnOnce() -> R) -> R {
     done
 }
 
-/// Reserves one slab; whether to go on.
+/// Has the next slab come one step further; whether to go on.
 fn grow_once(home: &'static Home) -> bool {
-    home.pool.wants_growth()
-        && with_driver(home, || {
-            let outcome = home.pool.grow();
-            if let Err(code) = outcome {
-                let mib = home.pool.stats().reserved_bytes >> 20;
-                log::once(format_args!(
-                    "the driver gives no more page-locked memory than {mib} MiB for the pool (error {code}); AISHIM_POOL_MIB={mib} asks for no more"
-                ));
-            }
-            matches!(outcome, Ok(GrowOutcome::Grown(_)))
-        })
+    if !home.pool.wants_growth() && !home.source.is_coming() {
+        return false;
+    }
+    if !home.source.is_coming() && home.pool.recall().is_some() {
+        return true;
+    }
+    if home.source.touch_some(home.pool.next_slab_bytes()) {
+        return !mode::is_exiting();
+    }
+    step(home, || home.source.lock() && grow(home))
+}
+
+/// Has the pool take its next slab; whether it did.
+fn grow(home: &'static Home) -> bool {
+    let outcome = home.pool.grow();
+    if let Err(code) = outcome {
+        let mib = home.pool.stats().reserved_bytes >> 20;
+        log::once(format_args!(
+            "the driver gives no more page-locked memory than {mib} MiB for the pool (error {code}); AISHIM_POOL_MIB={mib} asks for no more"
+        ));
+    }
+    matches!(outcome, Ok(GrowOutcome::Grown(_)))
+}
+
+/// Has what is leaving go one step further; whether to go on.
+fn leave_once(home: &'static Home) -> bool {
+    home.source.is_leaving() && !is_gpu_at_work() && step(home, || home.source.leave())
+}
+
+/// Takes a step in which launches may have to wait, and then gives them the time that is theirs; whether it could be taken.
+fn step(home: &'static Home, act: impl FnOnce() -> bool) -> bool {
+    let (is_taken, took) = with_driver(home, || {
+        let begun = Instant::now();
+        (act(), begun.elapsed())
+    });
+    std::thread::sleep(took * PAUSES);
+    is_taken
+}
+
+fn is_gpu_at_work() -> bool {
+    segment::segment().counters[Statistic::OpenRequests as usize].load(Relaxed) != 0
 }
 
 /// Sleeps until it is time for another look, or somebody wants a slab; false when there is nothing to look for.
 fn sleep(home: &'static Home) -> bool {
     let idle_ms = IDLE_MS.load(Relaxed);
-    if idle_ms == 0 || !is_current(home) || !home.pool.may_shrink() || !mode::may_call_driver() {
+    let is_half_done = home.source.is_coming() || home.source.is_leaving();
+    let is_worth_it = idle_ms != 0 && home.pool.may_shrink() || is_half_done;
+    if !is_worth_it || !is_current(home) || !mode::may_call_driver() {
         return false;
     }
     let mut sleep = SLEEP.lock();
     if !CALLED.swap(false, AcqRel) {
-        WAKE.wait_for(&mut sleep, Duration::from_millis((idle_ms / 4).max(1)));
+        let look_ms = if is_half_done { HALF_DONE_MS } else { (idle_ms / 4).max(1) };
+        WAKE.wait_for(&mut sleep, Duration::from_millis(look_ms));
     }
     true
 }
 
 fn give_back(home: &'static Home) {
-    let is_gpu_at_work = segment::segment().counters[Statistic::OpenRequests as usize].load(Relaxed) != 0;
-    if !is_gpu_at_work {
-        with_driver(home, || home.pool.give_back_idle(IDLE_MS.load(Relaxed)));
+    let idle_ms = IDLE_MS.load(Relaxed);
+    if idle_ms != 0 && !home.source.is_coming() && !is_gpu_at_work() {
+        with_driver(home, || home.pool.give_back_idle(idle_ms));
     }
 }
 

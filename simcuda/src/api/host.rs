@@ -1,7 +1,7 @@
 //! Page-locked host memory.
 
 use super::{not_null, only_flags, put};
-use crate::clock::{now_ns, sleep_until};
+use crate::clock::now_ns;
 use crate::sim::{ALLOC_FLAGS, Process, REGISTER_FLAGS};
 use crate::status::{R, Status};
 use cudarc::driver::sys::CUdeviceptr;
@@ -18,7 +18,7 @@ unsafe fn allocate(process: &Process, out: *mut *mut c_void, bytes: usize, flags
     drop(sim);
     let costs = &process.settings.costs;
     if bytes > 0 {
-        sleep_until(started_ns + costs.take(costs.host_alloc.at(bytes as u64)));
+        process.page_lock_until(started_ns + costs.take(costs.host_alloc.at(bytes as u64)));
     }
     // SAFETY: checked above, and writable by the API's contract.
     unsafe { put(out, address as *mut c_void) }
@@ -46,7 +46,7 @@ driver_api! {
         sim.memory.remove_host(address as usize);
         drop(sim);
         let costs = &process.settings.costs;
-        sleep_until(started_ns + costs.take(costs.host_free.at(bytes as u64)));
+        process.page_lock_until(started_ns + costs.take(costs.host_free.at(bytes as u64)));
         Ok(())
     }
 
@@ -63,7 +63,7 @@ driver_api! {
         sim.memory.register_host(address as usize, bytes, flags, context)?;
         drop(sim);
         let costs = &process.settings.costs;
-        sleep_until(started_ns + costs.take(costs.host_alloc.at(bytes as u64)));
+        process.page_lock_until(started_ns + costs.take(costs.host_register.at(bytes as u64)));
         Ok(())
     }
 
@@ -72,14 +72,18 @@ driver_api! {
         let mut sim = process.sim();
         sim.check_no_dead_context()?;
         sim.check_unsafe_call()?;
-        let registered = sim.memory.host.get(&(address as usize)).is_some_and(|block| block.registered);
-        if !registered {
+        let Some(bytes) = sim.memory.host.get(&(address as usize)).filter(|block| block.registered).map(|block| block.bytes)
+        else {
             let known = sim.memory.host_block(address as usize).is_some();
             let unknown = Status::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
             return Err(if known { Status::CUDA_ERROR_INVALID_VALUE } else { unknown });
-        }
+        };
         process.drain(&mut sim, None);
+        let started_ns = now_ns();
         sim.memory.remove_host(address as usize);
+        drop(sim);
+        let costs = &process.settings.costs;
+        process.page_lock_until(started_ns + costs.take(costs.host_unregister.at(bytes as u64)));
         Ok(())
     }
 

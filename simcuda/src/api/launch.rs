@@ -108,6 +108,7 @@ unsafe fn launch(
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> R {
+    process.wait_for_page_locking();
     let mut sim = process.sim();
     let function = sim.functions.get(function as usize).ok_or(Status::CUDA_ERROR_INVALID_HANDLE)?.clone();
     let id = sim.stream_id(stream as usize, per_thread)?;
@@ -178,6 +179,7 @@ driver_api! {
 
     /// Launches an instantiated graph.
     fn cuGraphLaunch, cuGraphLaunch_ptsz(graph: CUgraphExec, stream: CUstream) |process, per_thread| {
+        process.wait_for_page_locking();
         let mut sim = process.sim();
         let graph = sim.executables.get(graph as usize).ok_or(Status::CUDA_ERROR_INVALID_VALUE)?.clone();
         let id = sim.stream_id(stream as usize, per_thread)?;

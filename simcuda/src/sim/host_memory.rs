@@ -60,9 +60,10 @@ impl Memory {
     fn insert_host(&mut self, address: usize, bytes: usize, flags: u32, registered: bool, context: usize) {
         let buffer_id = self.buffer_id();
         // The driver reports every block as mapped. Blocks that share a large page are not told to be portable.
-        let is_apart = !registered && (bytes >= LARGE_PAGE || flags & WRITE_COMBINED != 0);
+        let is_apart = bytes >= LARGE_PAGE || !registered && flags & WRITE_COMBINED != 0;
         let portable = if is_apart { PORTABLE } else { 0 };
-        let flags = flags & (WRITE_COMBINED | portable) | DEVICE_MAP;
+        let write_combined = if registered { 0 } else { WRITE_COMBINED };
+        let flags = flags & (write_combined | portable) | DEVICE_MAP;
         self.host.insert(address, HostBlock { bytes, flags, registered, context, buffer_id, sync_memops: false });
     }
 

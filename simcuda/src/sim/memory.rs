@@ -141,6 +141,13 @@ impl Memory {
         (address - start < block.bytes).then_some((start, block))
     }
 
+    /// Whether these bytes begin in a registration and go on in the next: copies of them were seen to be refused.
+    fn reaches_across_a_join(&self, address: usize, bytes: usize) -> bool {
+        let registered = self.host_block(address).filter(|(_, block)| block.registered);
+        let end = registered.map(|(start, block)| start + block.bytes);
+        end.is_some_and(|end| end - address < bytes && self.host.get(&end).is_some_and(|next| next.registered))
+    }
+
     /// The page-locked block that holds `address`.
     pub(crate) fn host_block(&self, address: usize) -> Option<(usize, &HostBlock)> {
         let (&start, block) = self.host.range(..=address).next_back()?;
@@ -165,6 +172,9 @@ impl Memory {
             return if whole && accessible { Ok(Side::Device) } else { Err(Status::CUDA_ERROR_INVALID_VALUE) };
         }
         if self.arena.as_ref().is_some_and(|arena| arena.contains(address)) {
+            return Err(Status::CUDA_ERROR_INVALID_VALUE);
+        }
+        if self.reaches_across_a_join(address, bytes) {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
         let pinned = self.host_block(address).is_some_and(|(start, block)| bytes <= block.bytes - (address - start));

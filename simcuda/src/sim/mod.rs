@@ -32,6 +32,7 @@ pub(crate) use transfer::{Request, Returns};
 pub(crate) use virtual_memory::GRANULARITY;
 pub(crate) use work::{Fill, HostCall, Place, Work};
 
+use crate::clock::sleep_until;
 use crate::gpu::{SharedGpu, SlotIndex};
 use crate::settings::Settings;
 use crate::status::{self, R, Status};
@@ -51,6 +52,7 @@ pub(crate) struct Process {
     pub(crate) settings: &'static Settings,
     pub(crate) gpu: SharedGpu,
     sim: Mutex<Sim>,
+    page_locking: Mutex<()>,
     slot: Mutex<Option<SlotIndex>>,
     threads: OnceLock<()>,
     progress: Condvar,
@@ -99,6 +101,7 @@ impl Process {
                 settings,
                 gpu,
                 sim: Mutex::new(Sim::new()),
+                page_locking: Mutex::new(()),
                 slot: Mutex::new(None),
                 threads: OnceLock::new(),
                 progress: Condvar::new(),
@@ -106,6 +109,17 @@ impl Process {
             }
         });
         Ok(())
+    }
+
+    /// Takes the time that page-locking costs, or unlocking: launches of this process wait for it, as observed.
+    pub(crate) fn page_lock_until(&self, end_ns: u64) {
+        let _launches_wait = self.page_locking.lock();
+        sleep_until(end_ns);
+    }
+
+    /// Waits until nothing is being page-locked.
+    pub(crate) fn wait_for_page_locking(&self) {
+        drop(self.page_locking.lock());
     }
 
     /// The state, locked.

@@ -40,15 +40,16 @@ fn a_living_program_is_seen_as_it_is() {
     let sandbox = Sandbox::new();
     let path = |name: &str| sandbox.path(name).display().to_string();
     let (first, second) = (path("1"), path("2"));
-    let steps = ["take", "5", "say", "five", "wait", &first, "give", "say", "none", "wait", &second];
-    let mut running = sandbox.start(&mut slabs(&sandbox, &steps));
+    let steps = ["take", "3", "say", "three", "wait", &first, "give", "say", "none", "wait", &second];
+    // The first slab alone.
+    let mut running = sandbox.start(slabs(&sandbox, &steps).env("AISHIM_POOL_MIB", "4"));
     let pid = running.child.id();
-    running.wait_for("five");
+    running.wait_for("three");
     let map = map_of(&sandbox, pid);
-    assert_eq!(allocated(&map, pid), [1 << 20; 5]);
-    assert_eq!(number(&map, "total_blocks"), 4096);
+    assert_eq!(allocated(&map, pid), [1 << 20; 3]);
+    assert_eq!(number(&map, "total_blocks"), 1024);
     let lines = aictl(&sandbox, &["pool", &pid.to_string(), "--blocks"]);
-    assert_eq!(lines.stdout.matches(&format!("[ALLOCATED: PID {pid}]\n")).count(), 5, "{}", lines.stdout);
+    assert_eq!(lines.stdout.matches(&format!("[ALLOCATED: PID {pid}]\n")).count(), 3, "{}", lines.stdout);
     assert!(lines.stdout.ends_with("[FREE]\n"));
     let page = aictl(&sandbox, &["pool"]);
     page.assert_success();

@@ -60,17 +60,21 @@ fn beside_streams_of_one_request() {
 fn a_process_that_ends_while_the_pool_grows() {
     let sandbox = Sandbox::new();
     let mut grown = 0;
-    for i in 0..20 {
+    for i in 0..40 {
         let mut command = reuse(&sandbox, "exit");
         command
-            .arg((i * 200).to_string())
+            .arg((i / 2 * 2000).to_string())
             .env("AISHIM_POOL_MIB", "64")
             .env("SIMCUDA_COSTS", "h200")
             .env("SIMCUDA_SPEED", "0.2");
+        // Of a slab that is registered the process waits for the driver's part alone, so it may end before or after.
+        if i % 2 == 0 {
+            command.env("SIMCUDA_FAIL", "cuMemHostRegister_v2:801");
+        }
         let outcome = sandbox.succeed(&mut command);
         let segment = sandbox.segment(outcome.pid);
-        assert_eq!(segment.statistic(Statistic::PoolHits), 10);
-        grown += u32::from(segment.statistic(Statistic::PoolReserved) > 16 << 20);
+        assert_eq!(segment.statistic(Statistic::PoolHits), 3);
+        grown += u32::from(segment.statistic(Statistic::PoolReserved) > 4 << 20);
     }
     // Where the background thread had not begun there was nothing to wait for.
     assert!(grown > 0, "none waited for the slab that was being reserved");

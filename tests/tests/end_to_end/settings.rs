@@ -187,10 +187,10 @@ fn a_pool_of_which_the_driver_gives_nothing() {
 
 #[test]
 fn a_pool_of_which_the_driver_gives_only_a_part() {
-    let (sandbox, outcome) = with_variable("SIMCUDA_FAIL", "cuMemHostAlloc:2:after=1");
-    assert_one_line(&outcome, &["page-locked", "16 MiB", "AISHIM_POOL_MIB"]);
+    let (sandbox, outcome) = with_variable("SIMCUDA_FAIL", "cuMemHostAlloc:2:after=1,cuMemHostRegister_v2:2");
+    assert_one_line(&outcome, &["page-locked", " 4 MiB", "AISHIM_POOL_MIB"]);
     let segment = sandbox.segment(outcome.pid);
-    assert_eq!(segment.statistic(Statistic::PoolReserved), 16 << 20);
+    assert_eq!(segment.statistic(Statistic::PoolReserved), 4 << 20);
     assert!(segment.statistic(Statistic::PoolHits) > 0);
 }
 

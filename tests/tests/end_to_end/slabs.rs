@@ -4,11 +4,12 @@
 use aishim_abi::statistics::Statistic;
 use aishim_abi::trace::{self, What};
 use aishim_tests::sandbox::Running;
-use aishim_tests::{Program, Sandbox};
+use aishim_tests::{Program, Sandbox, Via};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
+const FIRST_SLAB: u64 = 4 * MIB;
 
 /// Page-locked so far, once it is what is waited for.
 #[track_caller]
@@ -80,16 +81,19 @@ fn off_there_is_none() {
 #[test]
 fn beyond_its_ordinary_size_it_grows_for_who_would_miss_and_no_further_than_its_limit() {
     let sandbox = Sandbox::new();
-    let done = path(&sandbox, "done");
-    let settings = [("AISHIM_POOL_MIB", "16"), ("AISHIM_POOL_MAX_MIB", "40"), ("AISHIM_POOL_IDLE_S", "0")];
+    let (there, done) = (path(&sandbox, "there"), path(&sandbox, "done"));
+    let settings = [("AISHIM_POOL", "eager"), ("AISHIM_POOL_MIB", "16"), ("AISHIM_POOL_MAX_MIB", "40")];
     // Half full is no reason to grow beyond the ordinary size; the block that does not fit is.
     let middle = path(&sandbox, "middle");
     let again = path(&sandbox, "again");
     let steps = [
-        "take", "12", "say", "half", "wait", &middle, "take", "5", "say", "missed", "wait", &again, "take", "24",
-        "say", "full", "wait", &done, "give",
+        "say", "begun", "wait", &there, "take", "12", "say", "half", "wait", &middle, "take", "5", "say", "missed",
+        "wait", &again, "take", "24", "say", "full", "wait", &done, "give",
     ];
     let mut running = sandbox.start(&mut program(&sandbox, &settings, &steps));
+    running.wait_for("begun");
+    wait_for_reserved(&sandbox, &running, |reserved| reserved == 16 * MIB);
+    go_on(&sandbox, "there");
     running.wait_for("half");
     assert_eq!(reserved(&sandbox, &running), 16 * MIB);
     go_on(&sandbox, "middle");
@@ -112,8 +116,8 @@ fn idle(meanwhile: &str, settings: &[(&str, &str)], check: impl Fn(&Sandbox, &mu
         ["take", "40", "say", "taken", "wait", &grown, "give", "say", "given", meanwhile, &stop, "take", "40", "give"];
     let mut running = sandbox.start(&mut program(&sandbox, settings, &steps));
     running.wait_for("taken");
-    // Half of the first slab is taken, so the next ones come.
-    wait_for_reserved(&sandbox, &running, |reserved| reserved > 16 * MIB);
+    // All of the first slab is taken, so the next ones come.
+    wait_for_reserved(&sandbox, &running, |reserved| reserved > FIRST_SLAB);
     go_on(&sandbox, "grown");
     running.wait_for("given");
     check(&sandbox, &mut running);
@@ -147,21 +151,21 @@ const SHORT: [(&str, &str); 1] = [("AISHIM_POOL_IDLE_S", "1")];
 #[test]
 fn idle_slabs_go_back_but_the_first() {
     idle("wait", &SHORT, |sandbox, running| {
-        wait_for_reserved(sandbox, running, |reserved| reserved == 16 * MIB);
+        wait_for_reserved(sandbox, running, |reserved| reserved == FIRST_SLAB);
     });
 }
 
 #[test]
 fn idle_slabs_go_back_beside_a_program_that_needs_little() {
     idle("churn", &SHORT, |sandbox, running| {
-        wait_for_reserved(sandbox, running, |reserved| reserved == 16 * MIB);
+        wait_for_reserved(sandbox, running, |reserved| reserved == FIRST_SLAB);
     });
 }
 
 /// What does not happen can only be watched for a while: several times as long as the slabs would have needed.
 fn nothing_goes(sandbox: &Sandbox, running: &mut Running) {
     std::thread::sleep(Duration::from_secs(4));
-    assert!(reserved(sandbox, running) > 16 * MIB);
+    assert!(reserved(sandbox, running) > FIRST_SLAB);
 }
 
 #[test]
@@ -197,4 +201,84 @@ fn a_process_ends_at_once_while_the_background_thread_sleeps() {
     let shimmed = time_of(&|| program(&sandbox, &[("AISHIM_POOL_IDLE_S", "3600")], &steps));
     // Each would wait half a second.
     assert!(shimmed < native + Duration::from_secs(5), "{shimmed:?}, natively {native:?}");
+}
+
+/// Does `meanwhile` until all of an eager pool of `mib` MiB is reserved, and then the rest; what was said of it, and the
+/// pool's hits.
+fn with_all_reserved(mib: u64, settings: &[(&str, &str)], meanwhile: &str, rest: &[&str]) -> (String, u64) {
+    let sandbox = Sandbox::new();
+    let (size, stop) = (mib.to_string(), path(&sandbox, "stop"));
+    let mut steps = vec!["say", "begun", meanwhile, &stop];
+    steps.extend(rest);
+    let eager = [("AISHIM_POOL", "eager"), ("AISHIM_POOL_MIB", &size)];
+    let mut running = sandbox.start(program(&sandbox, &eager, &steps).envs(settings.iter().copied()));
+    running.wait_for("begun");
+    wait_for_reserved(&sandbox, &running, |reserved| reserved == mib * MIB);
+    go_on(&sandbox, "stop");
+    let outcome = running.wait();
+    outcome.assert_success();
+    let hits = sandbox.segment(outcome.pid).statistic(Statistic::PoolHits);
+    (outcome.stdout, hits)
+}
+
+/// As of a simulated driver that takes 1.1 s to allocate each of the last slabs, in which launches wait, but 0.2 s to
+/// register it.
+#[test]
+fn launches_wait_no_longer_than_it_takes_to_register_a_slab() {
+    let slow = [("SIMCUDA_COSTS", "h200"), ("SIMCUDA_SPEED", "0.02")];
+    let (stdout, _) = with_all_reserved(256, &slow, "launch", &[]);
+    let longest_us: f64 = stdout.trim().rsplit(' ').next().expect("a line").parse().expect("a number");
+    assert!(longest_us < 700_000.0, "a launch waited for {longest_us} us");
+}
+
+#[test]
+fn blocks_in_every_slab_are_told_to_be_allocated() {
+    with_all_reserved(128, &[], "wait", &["take", "120", "ask", "fork", "give", "take", "120", "ask", "give"]);
+}
+
+/// The driver refuses a copy that reaches from one registration into the next. 64 MiB are the most that is served.
+#[test]
+fn a_block_as_large_as_its_slab_is_copied_at_once() {
+    let copies = ["copy", "4", "copy", "12", "copy", "16", "copy", "32", "copy", "64", "copy", "65"];
+    let (_, hits) = with_all_reserved(256, &[], "wait", &copies);
+    assert_eq!(hits, 5);
+}
+
+#[test]
+fn slabs_are_allocated_where_they_cannot_be_registered() {
+    for fault in ["cuMemHostRegister_v2:801", "cuMemHostRegister_v2:2:after=3"] {
+        with_all_reserved(128, &[("SIMCUDA_FAIL", fault)], "wait", &["take", "120", "give"]);
+    }
+}
+
+/// The memory of registered slabs is the process's own, and no context's end takes it away by itself.
+#[test]
+fn slabs_of_contexts_that_have_ended_take_no_memory() {
+    let sandbox = Sandbox::new();
+    let stop = path(&sandbox, "stop");
+    let mut steps = Vec::new();
+    for _ in 0..10 {
+        steps.extend(["take", "40", "leave"]);
+    }
+    steps.extend(["say", "left", "wait", &stop]);
+    let mut running = sandbox.start(&mut program(&sandbox, &[("AISHIM_POOL", "eager")], &steps));
+    running.wait_for("left");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).expect("its status");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident set");
+    let resident_kib: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+    go_on(&sandbox, "stop");
+    running.wait().assert_success();
+    assert!(resident_kib < 600 << 10, "{resident_kib} KiB");
+}
+
+/// The program that compares ways of page-locking on a GPU: here only that it runs.
+#[test]
+fn ways_of_page_locking_are_compared() {
+    let sandbox = Sandbox::new();
+    let json = path(&sandbox, "ways.json");
+    let program = Program::new("../../benches/gpu/slab_ways").via(Via::Itself).build_as("slab_ways");
+    let outcome = sandbox.succeed(sandbox.native(program).args([json.as_str(), "1", "register 16"]));
+    let rows = outcome.stdout.lines().filter(|line| line.starts_with("register 16")).count();
+    assert_eq!(rows, 5, "{}", outcome.stdout);
+    assert!(std::fs::read_to_string(&json).expect("the figures").ends_with("}}\n"));
 }

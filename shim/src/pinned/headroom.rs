@@ -1,0 +1,137 @@
+//! Whether the process may take memory of its own for a slab.
+//!
+//! What the driver allocates is the kernel's, and at least some versions charge it to no control group; what we map and
+//! touch is charged to the process's. A group at its limit is not refused memory: one of its processes is killed. So a
+//! slab is mapped only where every group above the process has room for twice as much, what the kernel could drop from
+//! its file cache counted as free; elsewhere it is the driver's to allocate.
+//!
+//! The files are those of cgroup v2 and v1 (Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst). A
+//! container may see its own group as the root of all; a file that is not there limits nothing.
+
+use std::path::{Path, PathBuf};
+
+/// The files of one version: the limit, what is charged, and the part of it that is file cache nobody has used of late.
+struct Files {
+    mount: &'static str,
+    limit: &'static str,
+    charged: &'static str,
+    droppable: &'static str,
+}
+
+const V2: Files =
+    Files { mount: "sys/fs/cgroup", limit: "memory.max", charged: "memory.current", droppable: "inactive_file" };
+const V1: Files = Files {
+    mount: "sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    charged: "memory.usage_in_bytes",
+    droppable: "total_inactive_file",
+};
+
+/// Whether there is room for `bytes`, in the system whose root is at `root`.
+pub(super) fn is_enough(root: &Path, bytes: usize) -> bool {
+    let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    groups.lines().filter_map(group).all(|(files, path)| {
+        let mount = root.join(files.mount);
+        let leaf = mount.join(path.trim_start_matches('/'));
+        let above = leaf.ancestors().take_while(|group| group.starts_with(&mount));
+        above.filter_map(|group| room_in(files, group)).all(|room| room / 2 >= bytes as u64)
+    })
+}
+
+/// The memory group of a line "ID:CONTROLLERS:PATH", if it is one; v2 names no controllers.
+fn group(line: &str) -> Option<(&'static Files, &str)> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (fields.next()?, fields.next()?);
+    match controllers {
+        "" => Some((&V2, path)),
+        _ if controllers.split(',').any(|controller| controller == "memory") => Some((&V1, path)),
+        _ => None,
+    }
+}
+
+/// What the group may still be charged; none where it has no limit.
+fn room_in(files: &Files, group: &Path) -> Option<u64> {
+    let limit = number_in(group.join(files.limit))?;
+    let charged = number_in(group.join(files.charged))?;
+    let statistics = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let droppable = statistics.lines().find_map(|line| line.strip_prefix(files.droppable)?.trim().parse().ok());
+    Some(limit.saturating_sub(charged.saturating_sub(droppable.unwrap_or(0))))
+}
+
+fn number_in(file: PathBuf) -> Option<u64> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// A system with these files.
+    fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let file = root.path().join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        }
+        root
+    }
+
+    /// One group with so many MiB of limit, charged, and droppable.
+    fn is_enough_in(limit: &str, charged_mib: usize, droppable_mib: usize, wanted_mib: usize) -> bool {
+        let charged = format!("{}\n", charged_mib * MIB);
+        let statistics = format!("anon 4096\ninactive_file {}\n", droppable_mib * MIB);
+        let root = system(&[
+            ("proc/self/cgroup", "0::/\n"),
+            ("sys/fs/cgroup/memory.max", limit),
+            ("sys/fs/cgroup/memory.current", &charged),
+            ("sys/fs/cgroup/memory.stat", &statistics),
+        ]);
+        is_enough(root.path(), wanted_mib * MIB)
+    }
+
+    #[test]
+    fn twice_a_slab_must_fit_and_file_cache_does_not_count() {
+        let gib = "1073741824\n";
+        assert!(is_enough_in(gib, 768, 0, 128));
+        assert!(!is_enough_in(gib, 769, 0, 128));
+        assert!(is_enough_in(gib, 1024, 256, 128));
+        assert!(!is_enough_in(gib, 2000, 0, 1), "charged beyond its limit");
+        assert!(is_enough_in("max\n", 769, 0, 128));
+    }
+
+    #[test]
+    fn every_group_above_has_a_say() {
+        let files = |limit: &'static str| {
+            system(&[
+                ("proc/self/cgroup", "0::/pod/job\n"),
+                ("sys/fs/cgroup/pod/memory.max", limit),
+                ("sys/fs/cgroup/pod/memory.current", "0"),
+                ("sys/fs/cgroup/pod/job/memory.max", "max"),
+                ("sys/fs/cgroup/pod/job/memory.current", "0"),
+            ])
+        };
+        assert!(is_enough(files("33554432").path(), 16 * MIB));
+        assert!(!is_enough(files("33554431").path(), 16 * MIB));
+    }
+
+    #[test]
+    fn the_older_version_is_known_too() {
+        let root = system(&[
+            ("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:hugetlb,memory:/not/seen/here\n0::/\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "33554432"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "4096"),
+            ("sys/fs/cgroup/memory/memory.stat", "inactive_file 0\ntotal_inactive_file 4096\n"),
+        ]);
+        assert!(is_enough(root.path(), 16 * MIB));
+        assert!(!is_enough(root.path(), 17 * MIB));
+    }
+
+    #[test]
+    fn where_nothing_is_known_nothing_is_limited() {
+        assert!(is_enough(Path::new("/no/such/folder"), usize::MAX / 4));
+        assert!(is_enough(system(&[("proc/self/cgroup", "0::/\n1:name=systemd:/\nodd\n")]).path(), MIB));
+    }
+}
