@@ -2,9 +2,13 @@
  * one line of JSON, times in nanoseconds. It loads the driver by name, so it needs no CUDA toolkit to build:
  *
  *     cc -O2 -DVIA_DLSYM -I tests/programs -o copies benches/gpu/copies.c -ldl
- *     ./copies rates MEMORY FOLDER CELL_MS SIZE...
+ *     ./copies rates SIDES MEMORY FOLDER CELL_MS SIZE...
  *     ./copies returns BUSY_MS SIZE...
  *
+ * SIDES is turns or one. In turns, the driver's own functions and those that a program is given copy one after the
+ * other, the same bytes on the same stream: two processes differ by 10 % in where their memory happens to lie, which is
+ * more than what is to be found. Natively the two are the same functions, and the report says so ("hooked": false). With
+ * one, only those that a program is given copy.
  * MEMORY is malloc, resident (a mapped file, all of it in the page cache) or absent (a mapped file, dropped from the page
  * cache before each copy; to the device only). Sizes are in bytes, ascending. */
 #include "driver.h"
@@ -17,7 +21,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_REPEATS = 400, FEWEST_REPEATS = 3, RETURN_REPEATS = 3 };
+enum { MOST_TURNS = 300, FEWEST_TURNS = 5, RETURN_REPEATS = 3 };
+
+/* Copies timed at once: so many bytes, that a turn takes a fraction of a millisecond, but no more than so many. */
+enum { BATCH_BYTES = 4 << 20, LARGEST_BATCH = 32 };
 
 enum Direction { TO_DEVICE, FROM_DEVICE };
 static const char *const DIRECTIONS[] = {"h2d", "d2h"};
@@ -53,6 +60,77 @@ static uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* --- both sides --- */
+
+/* The functions of a copy: the driver's own, or those that a program is given. */
+struct Side {
+    CUresult (*to_device)(CUdeviceptr, const void *, size_t);
+    CUresult (*from_device)(void *, CUdeviceptr, size_t);
+    CUresult (*to_device_async)(CUdeviceptr, const void *, size_t, CUstream);
+    CUresult (*from_device_async)(void *, CUdeviceptr, size_t, CUstream);
+    CUresult (*stream_synchronize)(CUstream);
+    CUresult (*context_synchronize)(void);
+};
+
+enum { DRIVER, GIVEN, SIDES };
+static const char *const TIMES[] = {"driver_ns", "given_ns"};
+static struct Side sides[SIDES];
+static bool is_hooked;
+
+typedef void *(*Lookup)(void *, const char *);
+
+/* glibc's own dlsym, past whatever is preloaded; until glibc 2.34 it was in a library of its own. */
+static Lookup real_dlsym(void)
+{
+    static const char *const PLACES[][2] = {
+        {"libc.so.6", "GLIBC_2.34"}, {"libc.so.6", "GLIBC_2.2.5"}, {"libdl.so.2", "GLIBC_2.2.5"}};
+
+    for (size_t i = 0; i < sizeof PLACES / sizeof *PLACES; i++) {
+        void *library = dlopen(PLACES[i][0], RTLD_LAZY | RTLD_NOLOAD);
+        void *found = library == NULL ? NULL : dlvsym(library, "dlsym", PLACES[i][1]);
+        if (found != NULL)
+            return (Lookup)found;
+    }
+    fputs("copies: no dlsym of glibc's own\n", stderr);
+    exit(1);
+}
+
+/* The driver's own function; counts in `differing` where the program is given another one. */
+static void *drivers(Lookup look_up, const char *name, void *given, int *differing)
+{
+    void *found = look_up(driver_library, name);
+
+    if (found == NULL) {
+        fprintf(stderr, "copies: the driver has no %s\n", name);
+        exit(1);
+    }
+    *differing += found != given;
+    return found;
+}
+
+static void find_sides(void)
+{
+    Lookup look_up = real_dlsym();
+    int differing = 0, functions = 0;
+
+#define SIDE(field, name) \
+    sides[GIVEN].field = name; \
+    *(void **)&sides[DRIVER].field = drivers(look_up, #name, (void *)name, &differing); \
+    functions++;
+    SIDE(to_device, cuMemcpyHtoD_v2)
+    SIDE(from_device, cuMemcpyDtoH_v2)
+    SIDE(to_device_async, cuMemcpyHtoDAsync_v2)
+    SIDE(from_device_async, cuMemcpyDtoHAsync_v2)
+    SIDE(stream_synchronize, cuStreamSynchronize)
+    SIDE(context_synchronize, cuCtxSynchronize)
+#undef SIDE
+    if (differing != 0 && differing != functions) {
+        fprintf(stderr, "copies: only %d of %d functions are not the driver's own\n", differing, functions);
+        exit(1);
+    }
+    is_hooked = differing != 0;
+}
+
 static void begin(size_t largest)
 {
     CUdevice device;
@@ -60,6 +138,7 @@ static void begin(size_t largest)
     CUmodule module;
 
     driver_load();
+    find_sides();
     CHECK(cuInit(0));
     CHECK(cuDeviceGet(&device, 0));
     CHECK(cuDevicePrimaryCtxRetain(&context, device));
@@ -122,57 +201,103 @@ static double percent_resident(const struct Host *host, size_t bytes)
 
 /* --- rates --- */
 
-static void copy(enum Direction direction, bool is_async, unsigned char *host, size_t bytes)
+static void copy(const struct Side *side, enum Direction direction, bool is_async, unsigned char *host, size_t bytes)
 {
     if (direction == TO_DEVICE && is_async)
-        CHECK(cuMemcpyHtoDAsync_v2(device_memory, host, bytes, stream));
+        CHECK(side->to_device_async(device_memory, host, bytes, stream));
     else if (direction == TO_DEVICE)
-        CHECK(cuMemcpyHtoD_v2(device_memory, host, bytes));
+        CHECK(side->to_device(device_memory, host, bytes));
     else if (is_async)
-        CHECK(cuMemcpyDtoHAsync_v2(host, device_memory, bytes, stream));
+        CHECK(side->from_device_async(host, device_memory, bytes, stream));
     else
-        CHECK(cuMemcpyDtoH_v2(host, device_memory, bytes));
-    CHECK(is_async ? cuStreamSynchronize(stream) : cuCtxSynchronize());
+        CHECK(side->from_device(host, device_memory, bytes));
+    CHECK(is_async ? side->stream_synchronize(stream) : side->context_synchronize());
 }
 
-static void print_cell(const struct Host *host, bool is_absent, int direction, int form, size_t bytes, uint64_t cell_ns)
+/* One size of one kind of memory, each way and in each form. */
+struct Cell {
+    const struct Host *host;
+    bool is_absent;
+    enum Direction direction;
+    bool is_async;
+    size_t bytes;
+    int batch; /* copies timed at once */
+};
+
+static int batch_of(size_t bytes, bool is_absent)
 {
+    size_t batch = BATCH_BYTES / bytes;
+
+    if (is_absent || batch < 1)
+        return 1;
+    return batch < LARGEST_BATCH ? (int)batch : LARGEST_BATCH;
+}
+
+/* Nanoseconds of one copy of a batch. What is left in the page cache of a file that should be absent is noted. */
+static double turn_ns(const struct Cell *cell, const struct Side *side, double *resident)
+{
+    uint64_t start;
+
+    if (cell->is_absent) {
+        double left;
+        drop(cell->host, cell->bytes);
+        left = percent_resident(cell->host, cell->bytes);
+        *resident = left > *resident ? left : *resident;
+    }
+    start = now_ns();
+    for (int i = 0; i < cell->batch; i++)
+        copy(side, cell->direction, cell->is_async, cell->host->memory, cell->bytes);
+    return (double)(now_ns() - start) / cell->batch;
+}
+
+static void print_times(const char *name, const double *times, int count)
+{
+    printf(", \"%s\": [", name);
+    for (int i = 0; i < count; i++)
+        printf("%s%.0f", i == 0 ? "" : ", ", times[i]);
+    printf("]");
+}
+
+static void print_cell(const struct Cell *cell, bool in_turns, uint64_t cell_ns)
+{
+    static double times[SIDES][MOST_TURNS];
+    int first_side = in_turns ? DRIVER : GIVEN, turns = 0;
     uint64_t begun = now_ns();
     double resident = 0;
 
-    if (!is_absent) /* a first one, in which whatever is made once is made */
-        copy(direction, form, host->memory, bytes);
-    printf("{\"direction\": \"%s\", \"form\": \"%s\", \"bytes\": %zu, \"times_ns\": [", DIRECTIONS[direction],
-           FORMS[form], bytes);
-    for (int i = 0; i < MOST_REPEATS && (i < FEWEST_REPEATS || now_ns() - begun < cell_ns); i++) {
-        uint64_t start;
-        if (is_absent) {
-            drop(host, bytes);
-            resident = percent_resident(host, bytes);
+    if (!cell->is_absent) /* first ones, in which whatever is made once is made */
+        for (int side = first_side; side < SIDES; side++)
+            copy(&sides[side], cell->direction, cell->is_async, cell->host->memory, cell->bytes);
+    for (; turns < MOST_TURNS && (turns < FEWEST_TURNS || now_ns() - begun < cell_ns); turns++)
+        for (int i = first_side; i < SIDES; i++) {
+            /* Either side comes first in every other turn. */
+            int side = in_turns && turns % 2 == 1 ? SIDES - 1 - i : i;
+            times[side][turns] = turn_ns(cell, &sides[side], &resident);
         }
-        start = now_ns();
-        copy(direction, form, host->memory, bytes);
-        printf("%s%llu", i == 0 ? "" : ", ", (unsigned long long)(now_ns() - start));
-    }
-    printf("]");
-    if (is_absent)
+    printf("{\"direction\": \"%s\", \"form\": \"%s\", \"bytes\": %zu, \"batch\": %d", DIRECTIONS[cell->direction],
+           FORMS[cell->is_async], cell->bytes, cell->batch);
+    for (int side = first_side; side < SIDES; side++)
+        print_times(TIMES[side], times[side], turns);
+    if (cell->is_absent)
         printf(", \"percent_resident_before\": %.1f", resident);
     printf("}");
 }
 
 static void rates(char **arguments, size_t *sizes, int count)
 {
-    bool is_absent = strcmp(arguments[0], "absent") == 0;
-    struct Host host = host_of(arguments[0], arguments[1], sizes[count - 1]);
-    uint64_t cell_ns = strtoull(arguments[2], NULL, 10) * 1000000;
+    bool in_turns = strcmp(arguments[0], "turns") == 0;
+    bool is_absent = strcmp(arguments[1], "absent") == 0;
+    struct Host host = host_of(arguments[1], arguments[2], sizes[count - 1]);
+    uint64_t cell_ns = strtoull(arguments[3], NULL, 10) * 1000000;
     const char *separator = "";
 
-    printf("{\"cells\": [");
+    printf("{\"hooked\": %s, \"cells\": [", is_hooked ? "true" : "false");
     for (int i = 0; i < count; i++)
         for (int direction = TO_DEVICE; direction <= (is_absent ? TO_DEVICE : FROM_DEVICE); direction++)
             for (int form = 0; form < 2; form++) {
+                struct Cell cell = {&host, is_absent, direction, form, sizes[i], batch_of(sizes[i], is_absent)};
                 printf("%s", separator);
-                print_cell(&host, is_absent, direction, form, sizes[i], cell_ns);
+                print_cell(&cell, in_turns, cell_ns);
                 separator = ", ";
             }
     puts("]}");
@@ -203,7 +328,7 @@ static void returns(char **arguments, size_t *sizes, int count)
     struct Host host = host_of("malloc", NULL, sizes[count - 1]);
     uint64_t busy_ns = strtoull(arguments[0], NULL, 10) * 1000000;
 
-    copy(TO_DEVICE, true, host.memory, sizes[count - 1]);
+    copy(&sides[GIVEN], TO_DEVICE, true, host.memory, sizes[count - 1]);
     printf("{\"busy_ns\": %llu, \"returns\": [", (unsigned long long)busy_ns);
     for (int i = 0; i < count; i++)
         for (int direction = TO_DEVICE; direction <= FROM_DEVICE; direction++) {
@@ -220,11 +345,11 @@ static void returns(char **arguments, size_t *sizes, int count)
 int main(int argc, char **argv)
 {
     bool is_rates = argc > 2 && strcmp(argv[1], "rates") == 0;
-    int first = is_rates ? 5 : 3, count = argc - first;
+    int first = is_rates ? 6 : 3, count = argc - first;
     size_t sizes[32];
 
     if (count < 1 || count > 32) {
-        fputs("usage: copies rates MEMORY FOLDER CELL_MS SIZE... | copies returns BUSY_MS SIZE...\n", stderr);
+        fputs("usage: copies rates SIDES MEMORY FOLDER CELL_MS SIZE... | copies returns BUSY_MS SIZE...\n", stderr);
         return 2;
     }
     for (int i = 0; i < count; i++)

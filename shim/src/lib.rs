@@ -41,6 +41,7 @@ mod hot;
 mod life;
 mod log;
 mod mode;
+mod open_slots;
 mod pinned;
 mod placement;
 mod ranges;

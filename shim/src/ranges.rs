@@ -9,6 +9,7 @@ use crate::segment;
 use aishim_abi::statistics::Statistic;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Where bytes are, as far as copies are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,11 @@ pub(crate) struct Range {
 
 static RANGES: RwLock<BTreeMap<usize, Range>> = RwLock::new(BTreeMap::new());
 
+/// Ranges of host memory among them. Most programs have none, their pinned memory being the pool's, and where a copy's
+/// host side lies is then known without a look into the tree. Relaxed: who copies from a range has come by its address
+/// through the call that noted it, or from a thread that did, and so sees it counted.
+static LOCKED: AtomicUsize = AtomicUsize::new(0);
+
 impl Kind {
     /// The gauge, and its peak, in which such a range counts.
     fn gauges(self) -> Option<(Statistic, Option<Statistic>)> {
@@ -71,6 +77,9 @@ impl Kind {
 pub(crate) fn insert(start: usize, bytes: usize, kind: Kind, context: usize) {
     if start == 0 {
         return;
+    }
+    if kind.place() == Place::Pinned {
+        LOCKED.fetch_add(1, Relaxed);
     }
     let before = RANGES.write().insert(start, Range { bytes, kind, context });
     if let Some(stale) = before {
@@ -119,6 +128,9 @@ pub(crate) fn remove_context(context: usize) {
 }
 
 fn uncount(range: Range) {
+    if range.kind.place() == Place::Pinned {
+        LOCKED.fetch_sub(1, Relaxed);
+    }
     if let Some((gauge, _)) = range.kind.gauges() {
         segment::subtract(gauge, range.bytes as u64);
     }
@@ -155,6 +167,12 @@ pub(crate) fn is_device_memory(start: usize, bytes: usize) -> bool {
 impl Place {
     /// The place of an address that is host memory for certain.
     pub(crate) fn of_host(at: usize) -> Self {
+        if pinned::contains(at) {
+            return Self::Pinned;
+        }
+        if LOCKED.load(Relaxed) == 0 {
+            return Self::Pageable;
+        }
         match place_of(at) {
             Some(Self::Pinned) => Self::Pinned,
             _ => Self::Pageable,
@@ -164,5 +182,34 @@ impl Place {
     /// The place of a unified address.
     pub(crate) fn of(at: usize) -> Self {
         place_of(at).unwrap_or(Self::Pageable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shortcut for programs without page-locked ranges must not outlive the first one, nor be lost with the last.
+    #[test]
+    fn host_memory_is_pinned_while_a_range_says_so() {
+        const AT: usize = 0x7000_0000_0000;
+        let places = || [AT, AT + 4095, AT + 4096].map(Place::of_host);
+        let counted = || LOCKED.load(Relaxed);
+        assert_eq!((places(), counted()), ([Place::Pageable; 3], 0));
+        insert(AT + 4096, 4096, Kind::Device, 1);
+        assert_eq!((places(), counted()), ([Place::Pageable; 3], 0));
+        insert(AT, 4096, Kind::Registered, 1);
+        let first_two = [Place::Pinned, Place::Pinned, Place::Pageable];
+        assert_eq!((places(), counted()), (first_two, 1));
+        // The driver gave the address away again without our having seen it freed.
+        insert(AT, 4096, Kind::Pinned, 1);
+        assert_eq!((places(), counted()), (first_two, 1));
+        remove(AT, |kind| kind == Kind::Registered);
+        assert_eq!(counted(), 1, "that was not a free of its kind");
+        remove(AT, |kind| kind == Kind::Pinned);
+        assert_eq!((places(), counted()), ([Place::Pageable; 3], 0));
+        insert(AT, 4096, Kind::Pinned, 1);
+        remove_context(1);
+        assert_eq!((places(), counted()), ([Place::Pageable; 3], 0));
     }
 }

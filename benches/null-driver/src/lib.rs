@@ -1,6 +1,8 @@
-//! A `libcuda.so.1` in which every call succeeds at once and nothing happens: what a launch costs over it is the hook.
+//! A `libcuda.so.1` in which every call succeeds at once and nothing happens: what a launch or a copy costs
+//! over it is the hook.
 
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Functions that only succeed, with their first arguments ignored.
 macro_rules! succeed {
@@ -28,6 +30,12 @@ succeed! {
     cuStreamSynchronize(stream: *mut c_void);
     cuCtxSetCurrent(context: *mut c_void);
     cuThreadExchangeStreamCaptureMode(mode: *mut u32);
+    cuCtxSynchronize();
+    cuMemcpy(to: u64, from: u64, bytes: usize);
+    cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize);
+    cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize);
+    cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: *mut c_void);
+    cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: *mut c_void);
     cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int);
 }
 
@@ -44,6 +52,22 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut *mut c_void, _de
     if !context.is_null() {
         // SAFETY: the caller's promise.
         unsafe { context.write(CONTEXT) };
+    }
+    0
+}
+
+/// `cuMemAlloc`: addresses without memory, each allocation behind the one before.
+///
+/// # Safety
+/// `address` is null or may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> u32 {
+    static NEXT: AtomicU64 = AtomicU64::new(0x7f00_0000_0000);
+    let start = NEXT.fetch_add(bytes as u64, Relaxed);
+    if !address.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { address.write(start) };
     }
     0
 }
