@@ -5,6 +5,7 @@
 //! SDM vol. 3 17.17.1), with its rate measured once against `CLOCK_MONOTONIC`; elsewhere `clock_gettime` it is.
 
 use crate::hot::HOT;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 static FIRST_TICKS: AtomicU64 = AtomicU64::new(0);
@@ -25,11 +26,31 @@ pub(crate) fn now() -> u64 {
 /// Nanoseconds in a number of ticks.
 #[inline]
 pub(crate) fn ns(ticks: u64) -> u64 {
-    let scale = HOT.clock_scale.load(Relaxed);
-    if scale == 0 {
-        return ticks;
+    counter().map_or(ticks, |counter| counter.ns(ticks))
+}
+
+/// The processor's counter, where it serves: asked for once by who reads it several times.
+#[inline]
+pub(crate) fn counter() -> Option<Counter> {
+    NonZeroU64::new(HOT.clock_scale.load(Relaxed)).map(Counter)
+}
+
+/// The processor's counter, by its nanoseconds per tick times 2^32.
+#[derive(Clone, Copy)]
+pub(crate) struct Counter(NonZeroU64);
+
+impl Counter {
+    /// As [`now`].
+    #[inline]
+    pub(crate) fn now(self) -> u64 {
+        rdtsc()
     }
-    ((u128::from(ticks) * u128::from(scale)) >> 32) as u64
+
+    /// As [`ns`].
+    #[inline]
+    pub(crate) fn ns(self, ticks: u64) -> u64 {
+        ((u128::from(ticks) * u128::from(self.0.get())) >> 32) as u64
+    }
 }
 
 /// The first of two readings: when the program initialises the driver, long before it makes a context.

@@ -6,7 +6,6 @@
 //! model is right; and that block, which the C library and Python use all the time, is in the caches and the TLB. What a
 //! launch touches besides is [`HOT`] and one page, the shard.
 
-use crate::clock;
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::hot::HOT;
@@ -38,8 +37,6 @@ std::arch::global_asm!(
 pub(crate) struct Thread {
     /// None before the thread's first launch.
     shard: Option<&'static Shard>,
-    /// A bit for kernels whose next launch may be to be sampled.
-    pub(crate) armed: u64,
     /// The stream last worked on, as a key of `streams`.
     pub(crate) last_stream: usize,
     /// Its request was open when so many had ended; see [`hot`](crate::hot).
@@ -139,7 +136,6 @@ pub(crate) fn current_or_new() -> *mut Thread {
         shard: Some(table.shard()),
         window: table.window(),
         limit_ns: if table.window().is_some() { WINDOW_LIMIT_NS } else { 0 },
-        armed: 0,
         last_stream: 0,
         requests_ended: 0,
         launches: 0,
@@ -174,8 +170,7 @@ impl Thread {
 
     /// Counts a launch and what its call cost the host.
     #[inline]
-    pub(crate) fn launched(&mut self, shard: &Shard, hook: Hook, ticks: u64) {
-        let cost_ns = clock::ns(ticks);
+    pub(crate) fn launched(&mut self, shard: &Shard, hook: Hook, cost_ns: u64) {
         if cost_ns >= self.limit_ns {
             return self.launched_rarely(hook, cost_ns);
         }
@@ -187,22 +182,24 @@ impl Thread {
         }
     }
 
-    /// Counts what has been noted. A process that is killed on the way may have one call counted twice, and none not.
+    /// Counts what has been noted. A process that is killed on the way may have calls counted twice in the sum, one in the
+    /// buckets, and none not.
     #[cold]
     fn count_recent(&mut self) {
         let (Some(shard), Some(window)) = (self.shard, self.window) else {
             return;
         };
+        let costs_ns = || shard.recent.iter().map(|noted| noted.load(Relaxed).saturating_sub(1));
+        bump(&shard.launch_sum_ns, costs_ns().map(u64::from).sum());
+        let max_ns = costs_ns().max().map_or(0, u64::from);
+        shard.launch_max_ns.store(max_ns.max(shard.launch_max_ns.load(Relaxed)), Relaxed);
         for noted in &shard.recent {
-            let Some(cost_ns) = noted.load(Relaxed).checked_sub(1).map(u64::from) else {
-                continue;
-            };
-            if let Some(bucket) = window.get(index_of(cost_ns)) {
+            if let Some(cost_ns) = noted.load(Relaxed).checked_sub(1)
+                && let Some(bucket) = window.get(index_of(cost_ns.into()))
+            {
                 bump(bucket, 1);
+                noted.store(0, Relaxed);
             }
-            bump(&shard.launch_sum_ns, cost_ns);
-            shard.launch_max_ns.store(cost_ns.max(shard.launch_max_ns.load(Relaxed)), Relaxed);
-            noted.store(0, Relaxed);
         }
     }
 

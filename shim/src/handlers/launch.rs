@@ -16,6 +16,7 @@ use crate::mode;
 use crate::sampling;
 use crate::segment;
 use crate::thread::{self, Thread};
+use aishim_abi::layout::Shard;
 
 /// cuLaunchKernel, cuLaunchCooperativeKernel.
 #[inline(always)]
@@ -91,44 +92,41 @@ fn launch<const ORDINARY: bool>(
     // SAFETY: the calling thread's own; nothing else refers to it while this function runs, but for what the driver
     // calls back, which goes through this same function and leaves consistent numbers.
     let own = unsafe { &mut *thread };
-    let shard = own.shard()?;
+    let (shard, counter) = (own.shard()?, clock::counter()?);
     let stratum = sampling::stratum_of(key);
-    if own.armed & sampling::armed_bit(stratum) != 0 {
+    if !sampling::is_counted(shard, stratum) {
         return None;
     }
     thread::prefetch(&raw const shard.calls[hook as usize]);
-    sampling::expect(shard, stratum);
-    let start = clock::now();
+    let start = counter.now();
     let status = call();
-    let ticks = clock::now().wrapping_sub(start);
-    finish(hook, status, stream, thread, start, ticks, stratum, measurable);
+    let cost_ns = counter.ns(counter.now().wrapping_sub(start));
+    finish(hook, status, stream, Launching { thread, shard }, start, cost_ns);
     Some(status)
+}
+
+/// The thread that launches, and where it counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Launching {
+    pub(crate) thread: *mut Thread,
+    pub(crate) shard: &'static Shard,
 }
 
 /// What follows every counted launch.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "what is known of a launch, in registers")]
 pub(crate) fn finish(
     hook: Hook,
     status: Status,
     stream: usize,
-    thread: *mut Thread,
+    Launching { thread, shard }: Launching,
     start: u64,
-    ticks: u64,
-    stratum: usize,
-    measurable: impl FnOnce() -> bool,
+    cost_ns: u64,
 ) {
     // SAFETY: as in `launch`.
     let thread = unsafe { &mut *thread };
-    let Some(shard) = thread.shard() else {
-        return;
-    };
-    thread.launched(shard, hook, ticks);
+    thread.launched(shard, hook, cost_ns);
     if !status.is_ok() {
         return segment::error(hook);
-    }
-    if sampling::is_due(shard, stratum) {
-        sampling::look(thread, stratum, measurable);
     }
     let key = streams::key(stream, hook);
     // As a rule the request of this stream is open already, and nobody has ended one since.
@@ -161,12 +159,12 @@ fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
     }
     let start = clock::now();
     let status = call();
-    let ticks = clock::now().wrapping_sub(start);
+    let cost_ns = clock::ns(clock::now().wrapping_sub(start));
     let key = streams::key(stream, hook);
     // SAFETY: as in `launch`.
     let thread = unsafe { &mut *thread };
     if let Some(shard) = thread.shard() {
-        thread.launched(shard, hook, ticks);
+        thread.launched(shard, hook, cost_ns);
     }
     if !status.is_ok() {
         segment::error(hook);

@@ -39,12 +39,12 @@ mod strata;
 pub(crate) use learnt::{forget_functions, forget_graph};
 pub(crate) use pair::forget_context;
 pub(crate) use sampler::Sampler;
-pub(crate) use strata::{armed_bit, expect, is_due, settle_all, stratum_of};
+pub(crate) use strata::{is_counted, settle_all, stratum_of};
 
 use crate::clock;
 use crate::cuda::{Status, sys};
 use crate::fence::fenced;
-use crate::handlers::launch::finish;
+use crate::handlers::launch::{Launching, finish};
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::thread::Thread;
@@ -98,7 +98,7 @@ pub(crate) fn synchronised(thread: &mut Thread) {
     }
 }
 
-/// A launch that may be to be sampled.
+/// A launch whose stratum's countdown has run out: visited, and perhaps sampled.
 #[cold]
 pub(crate) fn launch(
     hook: Hook,
@@ -113,9 +113,13 @@ pub(crate) fn launch(
     fenced(|| {
         // SAFETY: the calling thread's own, and no reference to it is held across the driver's call.
         let thread = unsafe { &mut *thread };
-        thread.armed &= !armed_bit(stratum);
-        if let Some(sampler) = thread.sampler() {
-            sampler.before(handle, key, stratum);
+        let Some(sampler) = thread.sampler() else {
+            return;
+        };
+        if ENABLED.load(Relaxed) {
+            sampler.before(handle, key, stratum, measurable());
+        } else {
+            sampler.table().silence(stratum);
         }
     });
     let start = clock::now();
@@ -128,21 +132,10 @@ pub(crate) fn launch(
             sampler.after(handle, status, end);
         }
     });
-    finish(hook, status, stream, thread, start, end.wrapping_sub(start), stratum, measurable);
+    // SAFETY: as above.
+    if let Some(shard) = unsafe { &*thread }.shard() {
+        let cost_ns = clock::ns(end.wrapping_sub(start));
+        finish(hook, status, stream, Launching { thread, shard }, start, cost_ns);
+    }
     status
-}
-
-/// A launch has been made, and the countdown of its stratum had run out.
-#[cold]
-pub(crate) fn look(thread: &mut Thread, stratum: usize, measurable: impl FnOnce() -> bool) {
-    fenced(|| {
-        let Some(sampler) = thread.sampler() else {
-            return;
-        };
-        if !ENABLED.load(Relaxed) {
-            sampler.table().silence(stratum);
-        } else if sampler.look(stratum, measurable()) {
-            thread.armed |= armed_bit(stratum);
-        }
-    });
 }

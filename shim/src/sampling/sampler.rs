@@ -84,18 +84,13 @@ impl Sampler {
         self.table
     }
 
-    /// A launch of `stratum` has been made, whose countdown had run out: whether the next is to be sampled.
-    pub(super) fn look(&mut self, stratum: usize, measurable: bool) -> bool {
-        let random = self.next_random();
-        self.table.visit(stratum, measurable, random, |launches, is_first| self.budget(launches, is_first))
-    }
-
-    /// A launch of `stratum` is about to be made that may be to be sampled: puts the first event before it, where that
-    /// can be done.
-    pub(super) fn before(&mut self, stream: sys::CUstream, key: u64, stratum: usize) {
+    /// A launch of `stratum` is about to be made whose countdown has run out: puts the first event before it, where it is
+    /// to be sampled and that can be done.
+    pub(super) fn before(&mut self, stream: sys::CUstream, key: u64, stratum: usize, measurable: bool) {
         let began = clock::now();
         let random = self.next_random();
-        let Some(turn) = self.table.turn(stratum, random, |launches, is_first| self.budget(launches, is_first)) else {
+        let budget = |launches, is_first| self.budget(launches, is_first);
+        let Some(turn) = self.table.visit(stratum, measurable, random, budget) else {
             return;
         };
         self.begin(stream, key, turn);

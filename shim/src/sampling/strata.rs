@@ -12,16 +12,16 @@
 //! * *Strata by hash*, as here: a launch that would have counted down one number counts down another. Two kernels that
 //!   meet in a stratum add variance and no bias. With a few hundred kernels a few samples of each suffice.
 //!
-//! The countdown lies in a cache line that has gone cold since the kernel's last launch, so it is fetched while the driver
-//! is at work and counted down after the call. When it has run out, the stratum's *next* launch is the one to sample: a
-//! bit of the thread's own word says that it is worth a look ([`armed_bit`]).
+//! A countdown is looked at before the launch: one that has run out says that this launch is to be visited, and perhaps
+//! sampled. (It was counted down after the call once, while its cache line came in behind the driver's work, and a bit that
+//! strata shared said that the stratum's *next* launch was the one to sample. Of kernels launched in turn, another of the
+//! same bit always came first.)
 //!
 //! A table belongs to one launching thread, and goes to another when that thread ends: a program that starts a thread
 //! for each request would learn everything anew with each.
 
 use super::learnt::Verdict;
 use crate::segment::{self, segment};
-use crate::thread;
 use aishim_abi::layout::{COUNTDOWNS, Shard, Window};
 use aishim_abi::statistics::Statistic;
 use parking_lot::Mutex;
@@ -84,8 +84,6 @@ struct Stratum {
     rest: u32,
     samples: u32,
     mean_ns: u64,
-    /// The next launch is to be sampled.
-    armed: bool,
     /// No sample is to be expected: events must not be put around it.
     unmeasurable: bool,
     /// The next sample has to be beyond doubt.
@@ -121,29 +119,16 @@ pub(crate) fn stratum_of(key: u64) -> usize {
     (key >> (u64::BITS - STRATA_BITS)) as usize
 }
 
-/// The bit of a thread's word that says that a launch of the stratum may be to be sampled. Strata share bits.
+/// Counts a launch that is about to be made; false when the countdown has run out, and it is not counted but to be visited.
 #[inline]
-pub(crate) fn armed_bit(stratum: usize) -> u64 {
-    1 << (stratum % 64)
-}
-
-/// Brings a countdown into the cache.
-#[inline]
-pub(crate) fn expect(shard: &Shard, stratum: usize) {
-    thread::prefetch(shard.countdowns.as_ptr().wrapping_add(stratum));
-}
-
-/// Counts a launch; true when the countdown had run out, and it counts no more until it is looked at.
-#[inline]
-pub(crate) fn is_due(shard: &Shard, stratum: usize) -> bool {
+pub(crate) fn is_counted(shard: &Shard, stratum: usize) -> bool {
     let left = &shard.countdowns[stratum % STRATA];
     // Plain stores: the thread's own. Others read it when they sum up.
-    let before = left.load(Relaxed);
-    if before == 0 {
-        return true;
-    }
-    left.store(before - 1, Relaxed);
-    false
+    let Some(less) = left.load(Relaxed).checked_sub(1) else {
+        return false;
+    };
+    left.store(less, Relaxed);
+    true
 }
 
 impl Table {
@@ -215,7 +200,7 @@ impl Table {
         self.left()[stratum].store(u8::MAX, Relaxed);
     }
 
-    /// A launch has been made, and the countdown of its stratum had run out: whether the next is to be sampled.
+    /// A launch is about to be made whose stratum's countdown has run out: whether, and how, it is to be sampled.
     /// `random` is any number.
     pub(super) fn visit(
         &self,
@@ -223,10 +208,12 @@ impl Table {
         measurable: bool,
         random: u32,
         budget: impl Fn(u64, bool) -> Budget,
-    ) -> bool {
+    ) -> Option<Turn> {
         let mut strata = self.strata.lock();
+        let is_first = strata.places[stratum] == 0;
         let place = strata.place_of(stratum);
-        strata.count(place, &self.left()[stratum]);
+        let left = &self.left()[stratum];
+        strata.count(place, left);
         // This one has not been counted down.
         strata.launches += 1;
         let launches = strata.launches;
@@ -234,33 +221,21 @@ impl Table {
         known.unsettled += 1;
         known.unmeasurable |= !measurable;
         if known.rest > 0 {
-            known.go_on(&self.left()[stratum]);
-            return false;
-        }
-        known.armed |= measurable && budget(launches, known.samples == 0) != Budget::Spent;
-        if !known.armed {
-            known.stretch = (2 * known.stretch + 1).min(STRETCH_MAX);
-            known.begin(&self.left()[stratum], random);
-        }
-        known.armed
-    }
-
-    /// Whether, and how, a launch that is about to be made is to be sampled.
-    pub(super) fn turn(&self, stratum: usize, random: u32, budget: impl Fn(u64, bool) -> Budget) -> Option<Turn> {
-        let mut strata = self.strata.lock();
-        let launches = strata.launches;
-        let place = usize::from(strata.places[stratum]).checked_sub(1)?;
-        let known = &mut strata.known[place];
-        if !std::mem::take(&mut known.armed) {
+            known.go_on(left);
             return None;
         }
-        known.stretch = match budget(launches, false) {
+        if is_first {
+            // It loads code; the next one is to be visited.
+            return None;
+        }
+        let budget = if measurable { budget(launches, known.samples == 0) } else { Budget::Spent };
+        known.stretch = match budget {
             Budget::Plenty if known.samples >= LEARNING_SAMPLES => known.stretch / 2,
             Budget::Enough if known.samples >= LEARNING_SAMPLES => known.stretch,
             _ => (2 * known.stretch + 1).min(STRETCH_MAX),
         };
-        known.begin(&self.left()[stratum], random);
-        Some(Turn { place, beyond_doubt: known.doubtful })
+        known.begin(left, random);
+        (budget != Budget::Spent).then_some(Turn { place, beyond_doubt: known.doubtful })
     }
 
     /// Another sample soon. (One of which nothing came is not worth that: what kept it may keep the next.)
@@ -337,7 +312,6 @@ impl Strata {
                 rest: 0,
                 samples: 0,
                 mean_ns: 0,
-                armed: false,
                 unmeasurable: false,
                 doubtful: false,
             };
@@ -420,11 +394,7 @@ mod tests {
 
     /// A launch, as the handlers count it; true when it was sampled, or would have been.
     fn launch(table: &Table, stratum: usize, budget: Budget, random: u32) -> bool {
-        let is_sampled = table.turn(stratum, random, always(budget)).is_some();
-        if is_due(table.shard, stratum) {
-            table.visit(stratum, true, random, always(budget));
-        }
-        is_sampled
+        !is_counted(table.shard, stratum) && table.visit(stratum, true, random, always(budget)).is_some()
     }
 
     fn unsampled(table: &Table, stratum: usize, launches: usize) {
@@ -441,10 +411,10 @@ mod tests {
 
     /// `launches` of `stratum`, after the first of which a sample of `time_ns` is taken into account.
     fn launched(table: &Table, stratum: usize, launches: usize, time_ns: u64) -> usize {
-        launch(table, stratum, Budget::Enough, 0);
-        let turn = table.turn(stratum, 0, always(Budget::Enough)).expect("the second launch is to be sampled");
+        assert!(table.visit(stratum, true, 0, always(Budget::Enough)).is_none(), "the first launch loads code");
+        let turn = table.visit(stratum, true, 0, always(Budget::Enough)).expect("the second launch is to be sampled");
         table.learn(turn.place, time_ns, Verdict::Believed);
-        unsampled(table, stratum, launches - 1);
+        unsampled(table, stratum, launches - 2);
         turn.place
     }
 
@@ -474,16 +444,11 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_taken_once_and_not_where_events_would_disturb() {
+    fn none_is_sampled_where_events_would_disturb() {
         let table = table();
-        assert!(table.visit(AT, true, 0, always(Budget::Enough)));
-        assert!(table.turn(AT, 0, always(Budget::Enough)).is_some_and(|turn| !turn.beyond_doubt));
-        assert!(table.turn(AT, 0, always(Budget::Enough)).is_none());
-        assert!(!table.visit(AT + 1, false, 0, always(Budget::Plenty)));
-        assert!(
-            table.turn(AT + 1, 0, always(Budget::Plenty)).is_none()
-                && table.turn(9, 0, always(Budget::Plenty)).is_none()
-        );
+        for _ in 0..100 {
+            assert!(table.visit(AT, false, 0, always(Budget::Plenty)).is_none());
+        }
     }
 
     #[test]
@@ -528,8 +493,8 @@ mod tests {
         table.learn(place, 2_000_000, Verdict::Contended);
         table.learn(place, 2_000_000, Verdict::Doubtful);
         assert_eq!(table.strata.lock().known[place].mean_ns, 5_000);
-        while !table.visit(AT, true, 0, always(Budget::Enough)) {}
-        assert!(table.turn(AT, 0, always(Budget::Enough)).is_some_and(|turn| turn.beyond_doubt));
+        let turn = (0..10_000).find_map(|_| table.visit(AT, true, 0, always(Budget::Enough)));
+        assert!(turn.is_some_and(|turn| turn.beyond_doubt));
         table.learn(place, 5_000, Verdict::Believed);
         assert!(!table.strata.lock().known[place].doubtful);
     }

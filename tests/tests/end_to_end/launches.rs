@@ -76,3 +76,19 @@ fn of_threads_that_end_and_begin_again() {
     // Four at a time never run out of shards if those that end give theirs back.
     assert_eq!(segment.statistic(Statistic::SharedShardLaunches), 0);
 }
+
+/// Kernels launched in turn, which no other launch of the same kind follows at once. (Strata once shared 64 bits that said
+/// whose next launch was to be sampled; whoever of a bit came first cleared it, and launches were looked at again and again.)
+#[test]
+fn each_of_many_kernels_in_turn_is_sampled() {
+    const KERNELS: u64 = 400;
+    let program = Program::new("kernels_in_turn").build();
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.succeed(sandbox.shimmed(&program).args([KERNELS.to_string(), "8".to_owned()]));
+    let segment = sandbox.segment(outcome.pid);
+    let samples = segment.statistic(Statistic::GpuSamples) + segment.statistic(Statistic::GpuSamplesDiscarded);
+    assert!(samples >= KERNELS, "{samples} samples of {KERNELS} kernels");
+    let all_ns: u64 = outcome.stdout.trim().parse().unwrap();
+    let told_ns = segment.statistic(Statistic::GpuTime);
+    assert!((all_ns / 2..all_ns * 2).contains(&told_ns), "{told_ns} ns told of {all_ns}");
+}
