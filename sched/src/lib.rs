@@ -1,0 +1,3 @@
+//! The coordinator: one order of launches for all processes on a GPU (docs/scheduling.md).
+
+pub mod policy;
