@@ -1,7 +1,7 @@
 //! `fair`: shares of GPU time by weight, whatever the priorities. [`turns`](super::turns) has the algorithm.
 //!
-//! Its promise: of two parties that want throughout, neither gets more GPU time over weight than the other by more than a few
-//! turns of each, with the kernel that outlasts one. So each waits for the others' turns, and no longer.
+//! Its promise: of two parties that want throughout, neither gets more GPU time over weight than the other by more
+//! than a few turns of each, with the kernel that outlasts one. So each waits for the others' turns, and no longer.
 
 use super::{Decision, Group, Turn, event::PartyEvent, registry::Policy, turns::Turns};
 

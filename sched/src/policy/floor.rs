@@ -1,16 +1,16 @@
 //! The floor: all that wait together behind more important ones have at least 2 % of the GPU time of any second.
 //!
-//! Time is cut into periods of 100 ms while anybody wants. Three quarters into one, those ranks are looked at that wanted from its start
-//! and saw a more important one want. Beginning with the lowest, ranks are taken together as long as what they
-//! have used in the period stays below the floor; if there are any, all gates open, until these have
-//! used their floor or the period ends.
+//! Time is cut into periods of 100 ms while anybody wants. Three quarters into one, those ranks are looked at that
+//! wanted from its start and saw a more important one want. Beginning with the lowest, ranks are taken together as
+//! long as what they have used in the period stays below the floor; if there are any, all gates open, until these
+//! have used their floor or the period ends.
 //!
-//! *Taken together from below*, because a floor for all that wait behind the first is no promise to the last: where rank 80
-//! uses a fifth and rank 20 the rest, those below the first have had 80 %, and rank 5 nothing. And not a floor for each rank:
-//! fifty of them would leave nothing of the order.
+//! *Taken together from below*, because a floor for all that wait behind the first is no promise to the last: where
+//! rank 80 uses a fifth and rank 20 the rest, those below the first have had 80 %, and rank 5 nothing. And not a
+//! floor for each rank: fifty of them would leave nothing of the order.
 //!
-//! *2.25 ms in each period*, because any second contains nine whole ones, and 9 x 2.25 > 20. The openings cost the important
-//! ones what they are for and no more, but for the last report: used time is known as often as it is told.
+//! *2.25 ms in each period*, because any second contains nine whole ones, and 9 x 2.25 > 20. The openings cost the
+//! important ones what they are for and no more, but for the last report: used time is known as often as it is told.
 
 use super::Group;
 
@@ -21,7 +21,8 @@ pub const PERIOD_NS: u64 = 100_000_000;
 /// How far into a period the gates open where that is needed.
 pub const OPENING_AT_NS: u64 = 75_000_000;
 
-/// An opening is worth so much at least: what the lower ones of those that wait need, if the others have had nearly all.
+/// An opening is worth so much at least: what the lower ones of those that wait need, if the others have had nearly
+/// all.
 const LEAST_OPENING_NS: u64 = FLOOR_NS / 2;
 
 /// A set of ranks, by bit; there are 101.

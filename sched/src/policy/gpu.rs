@@ -11,7 +11,8 @@ use super::{
 
 /// The clients of one GPU under one policy.
 ///
-/// Same events at the same times, same decisions: nothing in here looks at a clock, at memory addresses or at a random number.
+/// Same events at the same times, same decisions: nothing in here looks at a clock, at memory addresses or at a
+/// random number.
 #[derive(Debug)]
 pub struct Gpu {
     kind: Kind,
@@ -59,8 +60,8 @@ impl Gpu {
 
     /// Appends to `decisions` what changes because of `event`.
     ///
-    /// A time before the last one is taken for the last one. O(log n), but for a switch, which is O(n log n), and for a member
-    /// that changes the rank of its job, which the caller has to tell all its members.
+    /// A time before the last one is taken for the last one. O(log n), but for a switch, which is O(n log n), and for
+    /// a member that changes the rank of its job, which the caller has to tell all its members.
     pub fn decide(&mut self, now_ns: u64, event: Event, decisions: &mut Vec<Decision>) {
         self.now_ns = self.now_ns.max(now_ns);
         match event {

@@ -24,17 +24,19 @@
 //! everybody's at once. So each rank has a turn, and a gate waits for its own rank's turn *and* for more important
 //! ones to be off the GPU.
 //!
-//! **Everybody, while no two want.** With one party that wants, the turn is everybody's: whoever comes next starts without
-//! waiting for the coordinator, which makes an order as soon as it has seen both.
+//! **Everybody, while no two want.** With one party that wants, the turn is everybody's: whoever comes next starts
+//! without waiting for the coordinator, which makes an order as soon as it has seen both.
 //!
-//! **By GPU time used, not round robin.** Turns of 4 ms in a ring resonate with a request that comes each 8 ms: the one's turns
-//! always fall into the request, the other's beside it. The least served is next (`turns` has the algorithm and its source).
+//! **By GPU time used, not round robin.** Turns of 4 ms in a ring resonate with a request that comes each 8 ms: the
+//! one's turns always fall into the request, the other's beside it. The least served is next (`turns` has the
+//! algorithm and its source).
 //!
-//! **GPU time is what clients say.** A client that says too little would be the least served forever. What it says is clipped to
-//! the time that has passed, and a turn costs at least a quarter of its length: it gains a factor of four, no more.
+//! **GPU time is what clients say.** A client that says too little would be the least served forever. What it says is
+//! clipped to the time that has passed, and a turn costs at least a quarter of its length: it gains a factor of four,
+//! no more.
 //!
-//! **A job's rank and weight are its lowest member's.** Members must be gated together or not at all, and a process that joins a
-//! job by its name must not be lifted by it.
+//! **A job's rank and weight are its lowest member's.** Members must be gated together or not at all, and a process
+//! that joins a job by its name must not be lifted by it.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod decision;

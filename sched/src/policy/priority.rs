@@ -1,11 +1,12 @@
 //! `priority`: strict from 0 to 100; turns among those of equal rank; a floor for all that wait together.
 //!
-//! That a launch waits while a more important client is on the GPU, the gates see to by themselves. Here each rank has its
-//! turns ([`turns`](super::turns)), at equal weights, and [`floor`](super::floor) opens the gates.
+//! That a launch waits while a more important client is on the GPU, the gates see to by themselves. Here each rank
+//! has its turns ([`turns`](super::turns)), at equal weights, and [`floor`](super::floor) opens the gates.
 //!
-//! Its promise: a party of the most important rank that wants waits for the turns of its equals. No party there is charged more than
-//! [`MOST_DEBT_NS`] beyond the others, so whoever has run over, it is back within that much of theirs. All that wait
-//! behind more important ones have the floor together, and the lowest of them by themselves if those above them had theirs.
+//! Its promise: a party of the most important rank that wants waits for the turns of its equals. No party there is
+//! charged more than [`MOST_DEBT_NS`] beyond the others, so whoever has run over, it is back within that much of
+//! theirs. All that wait behind more important ones have the floor together, and the lowest of them by themselves if
+//! those above them had theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -19,8 +19,8 @@ struct Registration {
 
 /// A policy that runs on one GPU.
 pub(super) trait Policy: Debug + Send {
-    /// Appends to `decisions` what changes because of `event`. `now_ns` never goes back. O(log n) in the parties, but for
-    /// a constant of 101 ranks.
+    /// Appends to `decisions` what changes because of `event`. `now_ns` never goes back. O(log n) in the parties, but
+    /// for a constant of 101 ranks.
     fn decide(&mut self, now_ns: u64, event: PartyEvent, decisions: &mut Vec<Decision>);
 
     /// When it wants to be told that time has passed.

@@ -1,15 +1,15 @@
 //! Turns among parties by the GPU time they have used, in proportion to their weights.
 //!
-//! This is start-time fair queueing (P. Goyal, H. M. Vin, H. Cheng: *Start-Time Fair Queuing: A Scheduling Algorithm for
-//! Integrated Services Packet Switching Networks*, SIGCOMM 1996): each party has a tag, the GPU time it has used divided by its weight;
-//! the lowest tag is next; and a party that comes back starts at the group's virtual time, so idleness earns nothing.
-//! Unlike stride scheduling (C. A. Waldspurger, W. E. Weihl, 1995), which comes to the same order while all want, it needs no sum
-//! of weights, which changes with each party that falls idle, and it charges what a turn has used after the fact: how
-//! long a kernel will run, nobody knows when its turn begins.
+//! This is start-time fair queueing (P. Goyal, H. M. Vin, H. Cheng: *Start-Time Fair Queuing: A Scheduling Algorithm
+//! for Integrated Services Packet Switching Networks*, SIGCOMM 1996): each party has a tag, the GPU time it has used
+//! divided by its weight; the lowest tag is next; and a party that comes back starts at the group's virtual time, so
+//! idleness earns nothing. Unlike stride scheduling (C. A. Waldspurger, W. E. Weihl, 1995), which comes to the same
+//! order while all want, it needs no sum of weights, which changes with each party that falls idle, and it charges
+//! what a turn has used after the fact: how long a kernel will run, nobody knows when its turn begins.
 //!
-//! The paper's bound: between two parties that want throughout, the GPU time used over weight differs by no more than the longest
-//! turn of each over its weight. Here a turn is as long as [`TURN_NS`] and what its holder had not reported when it ended (the kernel
-//! that outlasts it, above all), and to it comes what was charged in advance.
+//! The paper's bound: between two parties that want throughout, the GPU time used over weight differs by no more than
+//! the longest turn of each over its weight. Here a turn is as long as [`TURN_NS`] and what its holder had not
+//! reported when it ended (the kernel that outlasts it, above all), and to it comes what was charged in advance.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,8 +20,8 @@ pub const TURN_NS: u64 = 4_000_000;
 /// A turn is charged at least this part of its length: one in so many.
 pub const LEAST_CHARGE: u64 = 4;
 
-/// What was charged for turns that others spoiled is paid back, but no more than this: an advance of seconds would be a row of
-/// turns for nothing when somebody new has come.
+/// What was charged for turns that others spoiled is paid back, but no more than this: an advance of seconds would be
+/// a row of turns for nothing when somebody new has come.
 const MOST_ADVANCE_NS: u64 = 4 * TURN_NS;
 
 /// What a nanosecond of GPU time adds to a tag at the largest weight is one: no weight divides it to nothing.

@@ -103,7 +103,8 @@ proptest! {
         serves_everybody_of_a_rank(&mut board)?;
     }
 
-    /// Nobody starves among equals, after any history: who wants has the turn in bounded time, whatever others say they used.
+    /// Nobody starves among equals, after any history: who wants has the turn in bounded time, whatever others say
+    /// they used.
     #[test]
     fn nobody_starves_among_equals(kind in kind(), history in history()) {
         serves_everybody_of_a_rank(&mut played(kind, &history))?;

@@ -1,5 +1,6 @@
-//! A decision among 1,024 clients. What is asked for is 5 us in release mode; the bench (`cargo bench -p aischedd`) measures it. Here is
-//! what no machine that the tests run on may miss: the median of many, generously, and that it grows as a logarithm does.
+//! A decision among 1,024 clients. What is asked for is 5 us in release mode; the bench (`cargo bench -p aischedd`)
+//! measures it. Here is what no machine that the tests run on may miss: the median of many, generously, and that it
+//! grows as a logarithm does.
 
 use std::time::{Duration, Instant};
 

@@ -184,7 +184,8 @@ proptest! {
         prop_assert!(used_ns <= periods * (FLOOR_NS + STEP_NS), "{used_ns} ns in {periods} periods");
     }
 
-    /// Under `fair`, two that want throughout differ by a few turns each at most, over weight (after the paper's theorem 1).
+    /// Under `fair`, two that want throughout differ by a few turns each at most, over weight (after the paper's
+    /// theorem 1).
     #[test]
     fn shares_follow_the_weights(weights in vec(1..=10_000u32, 2..8), kernels_ns in vec(1..2 * TURN_NS, 1..20)) {
         let mut board = board("fair");
