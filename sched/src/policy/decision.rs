@@ -39,7 +39,7 @@ pub enum Decision {
         /// Which.
         kind: Kind,
     },
-    /// A party's members wait for this group's turn from now on, and have this rank.
+    /// A party's members wait for this group's turn from now on, and have this rank. Said anew whenever a member joins.
     Placed {
         /// Which.
         party: PartyId,

@@ -3,7 +3,7 @@
 //! Its promise: of two parties that want throughout, neither gets more GPU time over weight than the other by more
 //! than a few turns of each, with the kernel that outlasts one. So each waits for the others' turns, and no longer.
 
-use super::{Decision, Group, Turn, event::PartyEvent, registry::Policy, turns::Turns};
+use super::{Decision, Group, Priority, Turn, event::PartyEvent, registry::Policy, turns::Turns};
 
 #[derive(Debug)]
 pub(super) struct Fair {
@@ -21,10 +21,7 @@ impl Default for Fair {
 impl Policy for Fair {
     fn decide(&mut self, now_ns: u64, event: PartyEvent, decisions: &mut Vec<Decision>) {
         match event {
-            PartyEvent::Entered { party, priority, weight } => {
-                self.turns.enter(party, weight);
-                decisions.push(Decision::Placed { party, group: Group::ONLY, priority });
-            }
+            PartyEvent::Entered { party, weight, .. } => self.turns.enter(party, weight),
             PartyEvent::Departed { party } => self.turns.depart(party),
             PartyEvent::Wanting { party } => self.turns.want(party),
             PartyEvent::Idle { party } => self.turns.rest(party),
@@ -37,6 +34,10 @@ impl Policy for Fair {
             (self.published, self.until_ns) = (turn, until_ns);
             decisions.push(Decision::Turn { group: Group::ONLY, turn, until_ns });
         }
+    }
+
+    fn group(&self, _priority: Priority) -> Group {
+        Group::ONLY
     }
 
     fn wake_ns(&self) -> Option<u64> {

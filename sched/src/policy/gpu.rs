@@ -138,7 +138,7 @@ impl Gpu {
         change(members);
         let (standing, wants) = (members.standing(), members.wants());
         if standing == before {
-            return;
+            return standing.into_iter().for_each(|standing| self.say_place(party, standing, decisions));
         }
         if standing.is_none() {
             self.parties.remove(&party);
@@ -166,11 +166,17 @@ impl Gpu {
     }
 
     fn place(&mut self, party: PartyId, standing: Standing, wants: bool, decisions: &mut Vec<Decision>) {
+        self.say_place(party, standing, decisions);
         let Standing { priority, weight } = standing;
         self.tell(PartyEvent::Entered { party, priority, weight }, decisions);
         if wants {
             self.tell(PartyEvent::Wanting { party }, decisions);
         }
+    }
+
+    fn say_place(&self, party: PartyId, standing: Standing, decisions: &mut Vec<Decision>) {
+        let priority = standing.priority;
+        decisions.push(Decision::Placed { party, group: self.policy.group(priority), priority });
     }
 
     fn tell(&mut self, event: PartyEvent, decisions: &mut Vec<Decision>) {

@@ -10,7 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Decision, Group, PartyId, Turn, Weight, event::PartyEvent, floor::Floor, registry::Policy, turns::Turns};
+use super::{
+    Decision, Group, PartyId, Priority, Turn, Weight, event::PartyEvent, floor::Floor, registry::Policy, turns::Turns,
+};
 
 /// Equals take turns, so a kernel of a second is not paid for by a second of waiting for each of many others.
 const MOST_DEBT_NS: u64 = 100_000_000;
@@ -34,10 +36,9 @@ impl Policy for ByPriority {
     fn decide(&mut self, now_ns: u64, event: PartyEvent, decisions: &mut Vec<Decision>) {
         match event {
             PartyEvent::Entered { party, priority, .. } => {
-                let group = Group::of(priority);
+                let group = self.group(priority);
                 self.groups.insert(party, group);
                 self.ranks.entry(group).or_default().turns.enter(party, Weight::NORMAL);
-                decisions.push(Decision::Placed { party, group, priority });
             }
             PartyEvent::Departed { party } => {
                 self.change(party, now_ns, decisions, |turns| turns.depart(party));
@@ -52,6 +53,10 @@ impl Policy for ByPriority {
             PartyEvent::TimePassed => self.end_turns(now_ns, decisions),
         }
         decisions.extend(self.floor.settle(now_ns).map(|until_ns| Decision::Open { until_ns }));
+    }
+
+    fn group(&self, priority: Priority) -> Group {
+        Group::of(priority)
     }
 
     fn wake_ns(&self) -> Option<u64> {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Debug};
 
-use super::{Decision, event::PartyEvent, fair::Fair, off::Off, priority::ByPriority};
+use super::{Decision, Group, Priority, event::PartyEvent, fair::Fair, off::Off, priority::ByPriority};
 
 /// In the order of their numbers on the board, so lines are only ever appended.
 const POLICIES: &[Registration] = &[
@@ -22,6 +22,9 @@ pub(super) trait Policy: Debug + Send {
     /// Appends to `decisions` what changes because of `event`. `now_ns` never goes back. O(log n) in the parties, but
     /// for a constant of 101 ranks.
     fn decide(&mut self, now_ns: u64, event: PartyEvent, decisions: &mut Vec<Decision>);
+
+    /// Whose turn a party of that priority waits for.
+    fn group(&self, priority: Priority) -> Group;
 
     /// When it wants to be told that time has passed.
     fn wake_ns(&self) -> Option<u64>;

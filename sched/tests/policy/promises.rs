@@ -85,6 +85,11 @@ fn a_job_has_the_rank_of_its_lowest_member() {
     assert_eq!(rank(&board), 80);
     let low = of_job(&mut board, 1, 20, 7);
     assert_eq!(rank(&board), 20);
+    // A member that changes nothing for the others has to be told, too, where it stands.
+    board.log.clear();
+    of_job(&mut board, 2, 80, 7);
+    let placed = |decision: &Decision| matches!(decision, Decision::Placed { priority, .. } if *priority == level(20));
+    assert!(board.log.iter().any(|(_, decision)| placed(decision)));
     board.tell(Event::Left { client: low });
     assert_eq!(rank(&board), 80);
 }
