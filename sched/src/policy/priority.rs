@@ -76,7 +76,9 @@ impl ByPriority {
     }
 
     fn end_turns(&mut self, now_ns: u64, decisions: &mut Vec<Decision>) {
-        while let Some((_, group)) = self.ends.first().copied().filter(|(until_ns, _)| *until_ns <= now_ns) {
+        // What is due is taken out first: whatever comes of it, this ends.
+        let later = self.ends.split_off(&(now_ns.saturating_add(1), Group::ONLY));
+        for (_, group) in std::mem::replace(&mut self.ends, later) {
             self.settle(group, now_ns, decisions);
         }
     }
