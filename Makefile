@@ -54,7 +54,7 @@ soak: build ## what takes long: SOAK_ROUNDS (10) rounds of all tests, loom furth
 	@scripts/soak.sh
 
 bench: build ## criterion benches
-	cargo bench $(CARGO_FLAGS) -p aishim-benches
+	cargo bench $(CARGO_FLAGS) -p aishim-benches -p aischedd
 
 bench-check: build ## instructions of one launch against the baseline; UPDATE=1 writes it anew
 	@scripts/setup.sh bench-check
