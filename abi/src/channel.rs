@@ -87,6 +87,18 @@ pub enum Received {
     End,
 }
 
+/// What came of an attempt to send a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is on its way.
+    Yes,
+    /// Nothing of it was sent: the socket takes nothing before the other side has read.
+    Full,
+    /// Nothing of it was sent: this user has too many descriptors on the way. The socket may well say that it takes more, so this is
+    /// to be tried again after a while.
+    TooManyDescriptors,
+}
+
 /// One end of a conversation.
 #[derive(Debug)]
 pub struct Channel {
@@ -201,13 +213,13 @@ impl Channel {
         Ok(Some((message, descriptor)))
     }
 
-    /// Sends a message; false where the socket takes nothing now, and then nothing of it was sent.
+    /// Sends a message, or nothing of it.
     ///
     /// # Errors
     /// Those of sendmsg(2), EPIPE where the other side has gone.
-    pub fn send(&mut self, message: &impl Message, descriptor: Option<BorrowedFd<'_>>) -> Result<bool, ChannelError> {
+    pub fn send(&mut self, message: &impl Message, descriptor: Option<BorrowedFd<'_>>) -> Result<Sent, ChannelError> {
         if !self.flush()? {
-            return Ok(false);
+            return Ok(Sent::Full);
         }
         let encoded = message.encode();
         let bytes = encoded.as_ref();
@@ -224,11 +236,11 @@ impl Channel {
         match sent {
             // The descriptor went with the first byte.
             Ok(done) => self.output.extend(bytes.get(done..).unwrap_or_default()),
-            // ETOOMANYREFS: too many descriptors are on the way; they will arrive.
-            Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS) => return Ok(false),
+            Err(Errno::AGAIN) => return Ok(Sent::Full),
+            Err(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM) => return Ok(Sent::TooManyDescriptors),
             Err(e) => return Err(e.into()),
         }
-        Ok(true)
+        Ok(Sent::Yes)
     }
 
     /// Sends on what an earlier message has left; false while something is left.
@@ -261,8 +273,8 @@ impl Channel {
         let until = Instant::now() + at_most;
         match self.send(request, descriptor) {
             // Whoever refuses us has said why before it hung up.
-            Ok(true) | Err(ChannelError::Io(Errno::PIPE | Errno::CONNRESET)) => {}
-            Ok(false) => return Err(ChannelError::TimedOut),
+            Ok(Sent::Yes) | Err(ChannelError::Io(Errno::PIPE | Errno::CONNRESET)) => {}
+            Ok(Sent::Full | Sent::TooManyDescriptors) => return Err(ChannelError::TimedOut),
             Err(e) => return Err(e),
         }
         self.answer(until)

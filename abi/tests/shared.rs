@@ -8,7 +8,7 @@ use aishim_abi::SharedError;
 use aishim_abi::board::{ENTRIES_OFFSET, Entry, GPUS, SLOTS, Turn, board_bytes};
 use aishim_abi::board_reader::BoardView;
 use aishim_abi::board_writer::Board;
-use aishim_abi::channel::{Channel, ChannelError, Received};
+use aishim_abi::channel::{Channel, ChannelError, Received, Sent};
 use aishim_abi::client_page::{Identity, OwnPage, PAGE_BYTES, PageView};
 use aishim_abi::message::{Answer, AskStatus, Done, MessageError, Peer, Request, Version};
 use aishim_abi::rank::{PolicyKind, Priority, Uuid, Weight};
@@ -248,9 +248,9 @@ fn messages_arrive_whole_in_order_and_with_their_descriptors() {
     let (mut coordinator, mut client) = conversation();
     let (own, _) = page();
     let peer = |slot| Answer::from(Peer { slot, priority: Priority::HIGHEST, generation: u64::from(slot), gpus: 1 });
-    assert!(coordinator.send(&peer(1), own.descriptor()).unwrap());
-    assert!(coordinator.send(&Answer::from(Done {}), None).unwrap());
-    assert!(coordinator.send(&peer(2), own.descriptor()).unwrap());
+    assert_eq!(coordinator.send(&peer(1), own.descriptor()).unwrap(), Sent::Yes);
+    assert_eq!(coordinator.send(&Answer::from(Done {}), None).unwrap(), Sent::Yes);
+    assert_eq!(coordinator.send(&peer(2), own.descriptor()).unwrap(), Sent::Yes);
     let until = || Instant::now() + Duration::from_secs(30);
     let (first, page) = client.answer(until()).unwrap();
     assert_eq!(first, peer(1));
@@ -268,21 +268,21 @@ fn a_full_socket_takes_no_message_in_part_and_none_is_lost() {
     rustix::net::sockopt::set_socket_send_buffer_size(&coordinator, 4096).unwrap();
     let answer = Answer::from(Done {});
     let mut sent = 0;
-    while coordinator.send(&answer, None).unwrap() {
+    while coordinator.send(&answer, None).unwrap() == Sent::Yes {
         sent += 1;
     }
     assert!(sent > 0);
     for _ in 0..sent {
         assert_eq!(client.answer(Instant::now() + Duration::from_secs(30)).unwrap().0, answer);
     }
-    assert!(coordinator.send(&answer, None).unwrap());
+    assert_eq!(coordinator.send(&answer, None).unwrap(), Sent::Yes);
 }
 
 #[test]
 fn a_message_without_its_descriptor_and_descriptors_without_messages_are_refused() {
     let (mut coordinator, mut client) = conversation();
     let peer = Peer { slot: 1, priority: Priority::HIGHEST, generation: 1, gpus: 1 };
-    assert!(coordinator.send(&Answer::from(peer), None).unwrap());
+    assert_eq!(coordinator.send(&Answer::from(peer), None).unwrap(), Sent::Yes);
     assert_eq!(client.receive().unwrap(), Received::Some);
     assert_eq!(client.read::<Answer>().err(), Some(MessageError::NoDescriptor));
 
