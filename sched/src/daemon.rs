@@ -79,8 +79,9 @@ fn prepare(options: &Options, uid: u32) -> Result<PathBuf, String> {
         false => directory::path(std::env::var_os(directory::VARIABLE), uid),
     };
     let directory = options.directory.clone().unwrap_or_else(usual);
-    let existed = directory.exists();
-    let prepared = directory::prepare(&directory, uid).and_then(|()| share(&directory, options.is_system && !existed));
+    // One that was named and is there has the mode that its maker wanted; systemd makes the usual one with 0755.
+    let is_ours_to_share = options.is_system && (directory == Path::new(directory::SYSTEM) || !directory.exists());
+    let prepared = directory::prepare(&directory, uid).and_then(|()| share(&directory, is_ours_to_share));
     prepared.map_err(|e| format!("{}: {e}", directory.display()))?;
     Ok(directory)
 }

@@ -67,6 +67,23 @@ fn other_users_have_the_limits_of_others() {
     assert_eq!(daemon.board().entry(1).unwrap().uid, 65534);
 }
 
+/// A container knows its processes by other numbers: needs root, to make one.
+#[test]
+fn a_process_in_a_pid_namespace_is_known_by_both_its_numbers() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let mut client = Client::start(daemon.directory.path(), &container);
+    assert_eq!(client.hello("80 - 1"), 0);
+    let entry = daemon.board().entry(0).unwrap();
+    assert_eq!(entry.own_pid, 1);
+    assert_ne!(entry.pid, 1);
+    // By its own number somebody else is meant here.
+    assert_eq!(daemon.client().tell("claim 1"), refused(Reason::NotYou, 0));
+}
+
 #[test]
 fn a_users_own_daemon_lets_nobody_else_in() {
     use std::os::unix::fs::PermissionsExt;
