@@ -4,7 +4,7 @@
 //! default_priority = 20     # of a process that wishes none, its limit permitting
 //! highest_priority = 20     # that users may give whom no rule names; root and the daemon's own user may give 100
 //! clients_per_user = 256    # likewise
-//! policy = "off"            # in force at first
+//! policy = "priority"       # in force at first
 //!
 //! [[rule]]                  # the first that fits counts
 //! user = "alice"            # or `group`; a name or a number
@@ -74,7 +74,7 @@ impl Default for Config {
             default_priority: Priority::NORMAL,
             highest_priority: Priority::NORMAL,
             clients_per_user: 256,
-            policy: PolicyKind::Off,
+            policy: PolicyKind::Priority,
             rules: Vec::new(),
         }
     }

@@ -14,7 +14,7 @@ fn a_process_that_says_hello_is_on_the_board() {
     assert_eq!((slot, entry.pid, entry.own_pid), (0, client.process.id(), client.process.id()));
     assert_eq!((entry.priority.number(), entry.gpus, board.clients()), (80, 1, 1));
     let gpus: Vec<_> = board.gpus(0).map(|(place, gpu)| (place, gpu.uuid, gpu.clients, gpu.policy)).collect();
-    assert_eq!(gpus, [(0, Uuid([1; 16]), 1, PolicyKind::Off)]);
+    assert_eq!(gpus, [(0, Uuid([1; 16]), 1, PolicyKind::Priority)]);
 }
 
 #[test]

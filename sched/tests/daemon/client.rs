@@ -53,6 +53,7 @@ impl State {
             ["flood"] => self.flood(),
             ["random", seed] => self.say_nonsense(seed.parse().unwrap()),
             ["scribble", seed] => self.scribble(seed.parse().unwrap()),
+            ["want", limit_ms] => self.want(Duration::from_millis(limit_ms.parse().unwrap())),
             ["fork"] => self.leave_to_child(),
             other => panic!("{other:?}"),
         }
@@ -153,6 +154,24 @@ impl State {
             words[random.below(words.len())].store(random.next(), std::sync::atomic::Ordering::Relaxed);
         }
         "scribbled".to_owned()
+    }
+
+    /// Behaves for so long like a process with work on the GPU and more that waits.
+    fn want(&self, limit: Duration) -> String {
+        use std::sync::atomic::Ordering::Relaxed;
+        let page = self.page.as_ref().unwrap().page().unwrap();
+        let begun = Instant::now();
+        page.is_waiting.store(1, Relaxed);
+        while begun.elapsed() < limit {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let now_ns = (now.tv_sec * 1_000_000_000 + now.tv_nsec).cast_unsigned();
+            page.renewed_ns.store(now_ns, Relaxed);
+            page.busy_until_ns.store(now_ns + 5_000_000, Relaxed);
+            page.used_ns.fetch_add(500_000, Relaxed);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        page.is_waiting.store(0, Relaxed);
+        "wanted".to_owned()
     }
 
     /// Leaves its connection to a child that outlives it, and tells that one's process id.

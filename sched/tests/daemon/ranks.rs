@@ -1,8 +1,15 @@
 //! Who is told of whom.
 
-use crate::harness::{Daemon, refused};
+use crate::harness::{Daemon, refused, wait_for};
+use aishim_abi::board::Turn;
 use aishim_abi::message::{Answer, Reason};
-use aishim_abi::rank::{PolicyKind, Uuid};
+use aishim_abi::rank::{PolicyKind, Priority, Uuid};
+
+/// `CLOCK_MONOTONIC`, by which the board's times are meant.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec * 1_000_000_000 + now.tv_nsec).cast_unsigned()
+}
 
 #[test]
 fn clients_are_told_of_more_important_ones_on_their_gpus() {
@@ -64,13 +71,49 @@ fn a_priority_is_never_set_for_a_successor() {
 }
 
 #[test]
-fn a_policy_is_put_in_force_where_there_is_one() {
+fn a_policy_is_put_in_force_on_one_gpu_or_on_all() {
     let daemon = Daemon::start(&[]);
     let mut client = daemon.client();
-    client.hello("5 - 1");
+    client.hello("5 - 1 2");
+    let policies = || daemon.board().gpus(0).map(|(_, gpu)| (gpu.policy, gpu.is_by_rank)).collect::<Vec<_>>();
+    assert_eq!(policies(), [(PolicyKind::Priority, true); 2]);
+    assert!(matches!(daemon.set_policy(PolicyKind::Fair, Uuid([2; 16])), Answer::Done(_)));
+    assert_eq!(policies(), [(PolicyKind::Priority, true), (PolicyKind::Fair, false)]);
     assert!(matches!(daemon.set_policy(PolicyKind::Off, Uuid::NONE), Answer::Done(_)));
+    client.tell("gpu 3");
+    wait_for("the third GPU", || (policies() == [(PolicyKind::Off, false); 3]).then_some(()));
     let Answer::Refused(answer) = daemon.set_policy(PolicyKind::Off, Uuid([9; 16])) else { panic!("not refused") };
     assert_eq!(answer.reason, Reason::NoSuchGpu);
+}
+
+/// What the policies promise is tested where they are; here that it reaches the board, and goes away again.
+#[test]
+fn equals_that_want_take_turns_on_the_board() {
+    let daemon = Daemon::start(&[]);
+    for policy in [PolicyKind::Priority, PolicyKind::Fair] {
+        assert!(matches!(daemon.set_policy(policy, Uuid::NONE), Answer::Done(_)));
+        let mut clients = [daemon.client(), daemon.client()];
+        let slots = clients.each_mut().map(|client| client.hello("20 - 1"));
+        let board = daemon.board();
+        let turn = || board.turn(0, Priority::NORMAL, now_ns()).0;
+        assert_eq!(turn(), Turn::Everybody);
+        clients.iter_mut().for_each(|client| client.tell_only("want 1500"));
+        for slot in slots {
+            wait_for("its turn", || (turn() == Turn::Client(slot)).then_some(()));
+        }
+        clients.iter_mut().for_each(|client| assert_eq!(client.answer(), "wanted"));
+        wait_for("nobody to want", || (turn() == Turn::Everybody).then_some(()));
+        // One that is killed in its turn does not keep it.
+        clients.iter_mut().for_each(|client| client.tell_only("want 20000"));
+        wait_for("its turn", || (turn() == Turn::Client(slots[0])).then_some(()));
+        clients[0].kill();
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(200);
+        wait_for("its entry to go", || board.entry(slots[0] as usize).is_none().then_some(()));
+        wait_for("the turn to pass", || (turn() != Turn::Client(slots[0])).then_some(()));
+        while std::time::Instant::now() < until {
+            assert_ne!(turn(), Turn::Client(slots[0]));
+        }
+    }
 }
 
 #[test]

@@ -88,11 +88,11 @@ fn the_coordinator_and_its_clients_are_shown() {
     assert_eq!((&client["gpus"][0], &client["weight"]), (&0.into(), &100.into()));
     assert!(client["command"].as_str().is_some_and(|command| command.contains("end_to_end")), "{client}");
     let page = aictl(&sandbox, &["daemon", "status"]).stdout;
-    for words in ["1 of 5 clients", "abababab-abab-abab-abab-abababababab, policy off, 1 clients", "PRIORITY"] {
+    for words in ["1 of 5 clients", "abababab-abab-abab-abab-abababababab, policy priority, 1 clients", "PRIORITY"] {
         assert!(page.contains(words), "{page}");
     }
     let policies = aictl(&sandbox, &["policy"]).stdout;
-    assert_eq!(policies, "abababab-abab-abab-abab-abababababab  off\n");
+    assert_eq!(policies, "abababab-abab-abab-abab-abababababab  priority\n");
 }
 
 #[test]
@@ -123,7 +123,11 @@ fn a_priority_is_set_up_to_the_limit() {
 fn a_policy_is_put_in_force_by_name() {
     let sandbox = Sandbox::new();
     let _daemon = Daemon::start(&sandbox, &[]);
-    aictl(&sandbox, &["policy", "off"]).assert_success();
+    let _client = join(&sandbox, 60);
+    for policy in ["fair", "off", "priority"] {
+        aictl(&sandbox, &["policy", policy]).assert_success();
+        assert_eq!(status(&sandbox)["gpus"][0]["policy"], policy);
+    }
     let outcome = aictl(&sandbox, &["policy", "best"]);
     assert_eq!(outcome.code(), Some(1));
     assert!(outcome.stderr.contains("off, priority, fair"), "{}", outcome.stderr);
