@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Most GPUs that one client may use.
 const GPUS_PER_CLIENT: u32 = 16;
 
+/// How long a look at the pages can wait for something else that is due.
+const LOOK_SLACK_NS: u64 = 500_000;
+
 /// Why something is not done, and the limit that was reached, where it is one.
 pub(crate) type Refusal = (Reason, u32);
 
@@ -252,7 +255,12 @@ impl Roster {
         let watched = self.gpus.watched();
         let looks = self.iter().filter(|(_, client)| client.entry.gpus & watched != 0);
         let look_ns = looks.map(|(_, client)| client.watched.look_again_ns(now_ns)).min();
-        look_ns.into_iter().chain(self.gpus.wake_ns()).min()
+        let (Some(look_ns), Some(wake_ns)) = (look_ns, self.gpus.wake_ns()) else {
+            return look_ns.or(self.gpus.wake_ns());
+        };
+        // A look can wait a little for the end of a turn, and one wake-up do for both; not the other way round, since a turn that
+        // has ended is everybody's until the next begins.
+        Some(if wake_ns.saturating_sub(look_ns) < LOOK_SLACK_NS { wake_ns } else { look_ns })
     }
 
     fn is_welcome(&self, newcomer: &Newcomer, most_of_user: Option<usize>) -> Result<(), Refusal> {

@@ -19,9 +19,11 @@ pub(crate) struct Daemon {
     pub(crate) process: Child,
 }
 
-/// The program under test, in that directory.
+/// The program under test, in that directory: of this build, or that of the folder AISHIM_DIST.
 pub(crate) fn command(directory: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_aischedd"));
+    let built = std::path::PathBuf::from(env!("CARGO_BIN_EXE_aischedd"));
+    let program = std::env::var_os("AISHIM_DIST").map_or(built, |folder| Path::new(&folder).join("aischedd"));
+    let mut command = Command::new(program);
     command.args(["--log", "debug", "--dir"]).arg(directory).stdin(Stdio::null());
     command.env_remove("AISHIM_DIR").env("XDG_CONFIG_HOME", directory);
     command
@@ -87,6 +89,13 @@ impl Daemon {
         let generation = self.board().entry(slot as usize).map_or(0, |entry| entry.generation);
         let priority = Priority::new(priority).unwrap();
         self.ask(SetPriority { version: Version, slot, generation, priority })
+    }
+
+    /// The processor time it has used, in clock ticks of 10 ms.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
     }
 
     /// How many descriptors it has.

@@ -2,6 +2,7 @@
 
 mod admission;
 mod client;
+mod cost;
 mod endings;
 mod harness;
 mod hostile;
