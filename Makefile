@@ -18,9 +18,9 @@ prefix := $(DESTDIR)$(patsubst ~/%,$(HOME)/%,$(PREFIX))
 
 .PHONY: build demo test lint loom docs soak bench bench-check install uninstall release clean help
 
-build: ## everything into dist/: libaishim.so, aictl, include/, sim/, examples/
+build: ## everything into dist/: libaishim.so, aictl, aischedd, include/, sim/, examples/
 	@scripts/setup.sh build
-	cargo build $(CARGO_FLAGS) --release -p aishim -p aictl -p simcuda -p aishim-examples
+	cargo build $(CARGO_FLAGS) --release -p aishim -p aictl -p aischedd -p simcuda -p aishim-examples
 	@scripts/dist.sh $(target)/release
 
 demo: build ## the main job: a program under the preload and what aictl shows of it; on a simulated GPU if there is none
@@ -62,14 +62,15 @@ bench-check: build ## instructions of one launch against the baseline; UPDATE=1 
 	@scripts/bench-check.sh $(if $(UPDATE),--update)
 
 # Under sudo there is no toolchain as a rule, so what the user built before is installed.
-install: ## the library, its header and aictl into PREFIX (~/.local)
-	@[ -n "$$SUDO_USER" -a -e dist/aictl ] || $(MAKE) --no-print-directory build
+install: ## the library, its header, aictl and aischedd into PREFIX (~/.local)
+	@[ -n "$$SUDO_USER" -a -e dist/aictl -a -e dist/aischedd ] || $(MAKE) --no-print-directory build
 	install -D -m 644 dist/libaishim.so $(prefix)/lib/libaishim.so
 	install -D -m 755 dist/aictl $(prefix)/bin/aictl
+	install -D -m 755 dist/aischedd $(prefix)/bin/aischedd
 	install -D -m 644 dist/include/aishim.h $(prefix)/include/aishim.h
 
 uninstall: ## takes them out again
-	rm -f $(prefix)/lib/libaishim.so $(prefix)/bin/aictl $(prefix)/include/aishim.h
+	rm -f $(prefix)/lib/libaishim.so $(prefix)/bin/aictl $(prefix)/bin/aischedd $(prefix)/include/aishim.h
 
 release: ## a tarball that runs on glibc 2.28 and newer
 	@scripts/setup.sh release

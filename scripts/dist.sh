@@ -21,6 +21,7 @@ place() {
 
 place libaishim.so libaishim.so 644
 place aictl aictl 755
+place aischedd aischedd 755
 place libsimcuda.so sim/libcuda.so.1 644
 place vector_add examples/vector_add 755
 install -C -m 644 include/aishim.h dist/include/aishim.h

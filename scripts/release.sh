@@ -33,7 +33,7 @@ tools() {
 build() {
     # No path of the machine that builds is to be read in a panic message.
     export RUSTFLAGS="--remap-path-prefix=$PWD=aishim --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
-    cargo zigbuild ${CARGO_FLAGS---locked} --release --target "$triple.$glibc" --package aictl
+    cargo zigbuild ${CARGO_FLAGS---locked} --release --target "$triple.$glibc" --package aictl --package aischedd
 
     # zig links its own unwinder into a library. glibc cancels a thread with libgcc's, which hands each frame's handler
     # its own context; where that handler asks another unwinder about it, the program crashes. So we use libgcc's too.
@@ -49,6 +49,7 @@ package() {
     mkdir -p "$stage/bin" "$stage/lib" "$stage/include"
     strip --strip-debug -o "$stage/lib/libaishim.so" "$built/libaishim.so"
     strip --strip-debug -o "$stage/bin/aictl" "$built/aictl"
+    strip --strip-debug -o "$stage/bin/aischedd" "$built/aischedd"
     chmod 644 "$stage/lib/libaishim.so"
     install -m 644 include/aishim.h "$stage/include/aishim.h"
     install -m 644 scripts/INSTALL "$stage/INSTALL"
@@ -58,13 +59,14 @@ package() {
 }
 
 check() {
-    scripts/check-glibc.sh "$glibc" "$stage/lib/libaishim.so" "$stage/bin/aictl"
+    scripts/check-glibc.sh "$glibc" "$stage/lib/libaishim.so" "$stage/bin/aictl" "$stage/bin/aischedd"
     scripts/check-needed.sh "$stage/lib/libaishim.so"
     if ! readelf --wide --dynamic "$stage/lib/libaishim.so" | grep -F 'libgcc_s.so.1' >/dev/null; then
         echo "$stage/lib/libaishim.so carries an unwinder of its own: a thread cancelled in a launch would crash." >&2
         exit 1
     fi
     "$stage/bin/aictl" run -- true
+    "$stage/bin/aischedd" --version
 }
 
 # The same sources give the same archive: sorted, owned by nobody in particular, dated by the last commit.

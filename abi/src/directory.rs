@@ -15,6 +15,12 @@ pub const VARIABLE: &str = "AISHIM_DIR";
 /// The directory a system's daemon makes for all users.
 pub const SYSTEM: &str = "/run/aishim";
 
+/// Where the coordinator of a runtime directory listens.
+#[must_use]
+pub fn socket(directory: &Path) -> PathBuf {
+    directory.join("aischedd.sock")
+}
+
 /// Where the runtime directory of user `uid` is, given the value of [`VARIABLE`]; it need not exist.
 #[must_use]
 pub fn path(variable: Option<OsString>, uid: u32) -> PathBuf {

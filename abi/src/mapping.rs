@@ -1,4 +1,4 @@
-//! The only unsafe code of this crate: a segment seen as bytes, a file mapped over a segment, a pool map mapped.
+//! With `memfd` and `credentials` the only unsafe code of this crate: a segment seen as bytes, a file mapped over a segment, a pool map mapped.
 
 use crate::layout::{SEGMENT_BYTES, Segment};
 use crate::pool_layout::{HEADER_BYTES, Header, map_bytes};

@@ -54,6 +54,33 @@ proptest! {
     }
 
     #[test]
+    fn client_page(data in vec(any::<u8>(), 0..400), magic in any::<bool>()) {
+        let head = if magic { &b"AISHIMCP\x01\0\0\0"[..] } else { &[] };
+        cases::client_page(&[head, &data].concat());
+    }
+
+    #[test]
+    fn board(data in vec(any::<u8>(), 0..9000), slots in any::<Option<u8>>()) {
+        cases::board(&data);
+        // With the right beginning and size, so that what comes after it is reached.
+        if let Some(slots) = slots {
+            let mut bytes = [b"AISHIMBD\x01\0\0\0", &[slots, 0, 0, 0][..], &data].concat();
+            bytes.resize(aishim_abi::board::board_bytes(slots.into()), 0);
+            cases::board(&bytes);
+        }
+    }
+
+    #[test]
+    fn messages(data in vec(any::<u8>(), 0..600), code in 0_u8..48, good in any::<bool>()) {
+        cases::messages(&data);
+        // Small numbers, so that whole messages are reached.
+        if good {
+            let body = data.iter().map(|byte| if byte % 4 > 0 { 0 } else { byte % 8 });
+            cases::messages(&[code].into_iter().chain(body).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn trace_text(words in vec("[0-9a-f]{1,4}|alloc|free|sync|#|[ \n]", 0..60)) {
         cases::trace_text(words.join(" ").as_bytes());
     }

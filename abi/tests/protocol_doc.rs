@@ -1,11 +1,15 @@
 //! docs/protocol.md says what the code does: its tables of offsets, limits, statistics and variables are made from here.
 
+use aishim_abi::board;
+use aishim_abi::client_page;
 use aishim_abi::histogram::{BUCKETS, HIGHEST_NS, WINDOW_BUCKETS, WINDOW_LIMIT_NS};
 use aishim_abi::layout::{
     BUCKET_ROOM, COUNTDOWNS, COUNTERS, DEVICES, HOOKS, Header, Histogram, NAME_BYTES, RECENT, SEGMENT_BYTES, SHARDS,
     Segment, Shard, UNKNOWN_NAMES, VERSION,
 };
+use aishim_abi::message::{self, Body, Place, Reason};
 use aishim_abi::pool_layout;
+use aishim_abi::rank::{Class, PolicyKind};
 use aishim_abi::statistics::{ALL, Kind};
 use aishim_abi::variables;
 use std::mem::offset_of;
@@ -121,4 +125,68 @@ fn variables_are_those_declared() {
     let row = |v: &variables::Variable| format!("| `{}` | {} | {} | {} |", v.name, v.values, v.default, v.text);
     let rows: Vec<String> = variables::ALL.iter().map(row).collect();
     assert_table("variables", &rows);
+}
+
+#[test]
+fn the_page_and_the_board_are_those_of_their_layouts() {
+    use board::{EntryWords, GpuRecord, Header, TurnRecord};
+    use client_page::Page;
+    assert_table(
+        "a client's page",
+        &offsets!(Page: magic, version, pid, generation, start_ticks, busy_until_ns, renewed_ns, turn_word, is_waiting,
+            launched_ns, used_ns, gated_ns, gate_waits, gate_timeouts, openings, class_suggested, class_reason),
+    );
+    assert_table(
+        "the board's header",
+        &offsets!(Header: magic, version, slots, generation, pid, clients, started_unix_ns, refused, has_ended, gpus),
+    );
+    assert_table("a GPU's record", &offsets!(GpuRecord: uuid, policy, is_by_rank, open_until_ns, clients));
+    assert_table("a turn", &offsets!(TurnRecord: party, changes, until_ns));
+    assert_table(
+        "a board's entry",
+        &offsets!(EntryWords: generation, sequence, pid, own_pid, uid, start_ticks, gpus, job, priority, rank, limit, weight),
+    );
+    let limits = [
+        ("version of a page", client_page::VERSION as usize),
+        ("size of a page in bytes", client_page::PAGE_BYTES),
+        ("nanoseconds after which what was not renewed means nothing", client_page::STALE_NS as usize),
+        ("version of a board", board::VERSION as usize),
+        ("size of a board's header in bytes", board::HEADER_BYTES),
+        ("GPUs of a board", board::GPUS),
+        ("ranks, hence turns of a GPU", board::RANKS),
+        ("offset of the turns", board::TURNS_OFFSET),
+        ("size of a turn in bytes", board::TURN_BYTES),
+        ("offset of the entries", board::ENTRIES_OFFSET),
+        ("size of a board's entry in bytes", board::ENTRY_BYTES),
+        ("entries of a board, at most", board::SLOTS),
+        ("nanoseconds that a turn lasts, at most", board::TURN_MAX_NS as usize),
+        ("version of the messages", message::VERSION as usize),
+        ("size of a message's head in bytes", message::HEAD_BYTES),
+        ("size of a message in bytes, at most", message::MESSAGE_BYTES),
+    ];
+    assert_table("limits", &limits.map(|(what, number)| format!("| {what} | {number} |")));
+}
+
+#[test]
+fn messages_are_those_declared() {
+    fn rows<B: Body>(name: &str, rows: &mut Vec<String>) {
+        let descriptor = if B::CARRIES_DESCRIPTOR { "yes" } else { "no" };
+        let place = |p: &Place| format!("`{}` {}", p.name, p.offset);
+        let fields: Vec<String> = B::FIELDS.iter().map(place).collect();
+        rows.push(format!("| {} | `{name}` | {} | {descriptor} | {} |", B::CODE, B::BYTES, fields.join(", ")));
+    }
+    macro_rules! table {
+        ($($body:ident),*) => {{
+            let mut table = Vec::new();
+            $(rows::<message::$body>(stringify!($body), &mut table);)*
+            table
+        }};
+    }
+    let requests = table!(Hello, UsesGpu, AskStatus, SetPolicy, SetPriority);
+    assert_table("requests", &requests);
+    assert_table("answers", &table!(Welcome, Refused, Peer, PeerGone, Done, Status));
+    let numbered = |number: u32, name: &str| format!("| {number} | {name} |");
+    assert_table("reasons", &Reason::ALL.iter().map(|r| numbered(r.number(), r.name())).collect::<Vec<_>>());
+    assert_table("classes", &Class::ALL.iter().map(|c| numbered(c.number(), c.name())).collect::<Vec<_>>());
+    assert_table("policies", &PolicyKind::ALL.iter().map(|p| numbered(p.number(), p.name())).collect::<Vec<_>>());
 }

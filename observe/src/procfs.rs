@@ -22,6 +22,16 @@ impl Identity {
     }
 }
 
+/// Groups of the process that we know as `pid`, its own and the supplementary ones.
+#[must_use]
+pub fn groups(pid: u32) -> Option<Vec<u32>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let numbers = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().split_whitespace();
+    // Real, effective, saved, of the file system: the second is what the kernel checks.
+    let own = numbers("Gid:").nth(1);
+    Some(own.into_iter().chain(numbers("Groups:")).filter_map(|n| n.parse().ok()).collect())
+}
+
 /// Whether there is such a process, be it visible only as a number.
 #[must_use]
 pub fn exists(pid: u32) -> bool {
@@ -68,6 +78,7 @@ mod tests {
         let identity = Identity::of(pid).unwrap();
         assert_eq!(Some(identity.start_ticks), start_ticks(pid));
         assert_eq!(owner(pid), Some(rustix::process::geteuid().as_raw()));
+        assert!(groups(pid).unwrap().contains(&rustix::process::getegid().as_raw()));
         assert!(command(pid).unwrap().contains("observe"));
     }
 

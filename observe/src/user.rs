@@ -1,7 +1,7 @@
-//! Names of users, asked of the system's user database once for each.
+//! Names and numbers of users and groups, as the system's user database has them.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// The names asked for so far.
 #[derive(Debug, Default)]
@@ -17,9 +17,40 @@ impl Names {
     }
 }
 
+/// The number of the user of that name; none where there is no such.
+#[must_use]
+pub fn uid_named(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let mut room = vec![0; ROOM_BYTES];
+    let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
+    let mut found = std::ptr::null_mut();
+    let (to, bytes) = (room.as_mut_ptr(), room.len());
+    // SAFETY: all pointers are to memory of ours that outlives the call, with the length it is given (getpwnam_r(3)).
+    let failed = unsafe { libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), to, bytes, &raw mut found) };
+    // SAFETY: a result that is not null says that `entry` was filled, and points to it.
+    (failed == 0 && !found.is_null()).then(|| unsafe { (*found).pw_uid })
+}
+
+/// The number of the group of that name; none where there is no such.
+#[must_use]
+pub fn gid_named(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // A group's members are part of its entry.
+    let mut room = vec![0; 16 * ROOM_BYTES];
+    let mut entry = std::mem::MaybeUninit::<libc::group>::uninit();
+    let mut found = std::ptr::null_mut();
+    let (to, bytes) = (room.as_mut_ptr(), room.len());
+    // SAFETY: all pointers are to memory of ours that outlives the call, with the length it is given (getgrnam_r(3)).
+    let failed = unsafe { libc::getgrnam_r(name.as_ptr(), entry.as_mut_ptr(), to, bytes, &raw mut found) };
+    // SAFETY: a result that is not null says that `entry` was filled, and points to it.
+    (failed == 0 && !found.is_null()).then(|| unsafe { (*found).gr_gid })
+}
+
+/// The longest entry that is worth a name; getpwuid_r(3) says ERANGE for longer ones.
+const ROOM_BYTES: usize = 16 * 1024;
+
 fn look_up(uid: u32) -> Option<String> {
-    // The longest entry that is worth a name; getpwuid_r(3) says ERANGE for longer ones.
-    let mut room = vec![0; 16 * 1024];
+    let mut room = vec![0; ROOM_BYTES];
     let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
     let mut found = std::ptr::null_mut();
     // SAFETY: all pointers are to memory of ours that outlives the call, with the length it is given (getpwuid_r(3)).
@@ -42,5 +73,12 @@ mod tests {
         assert_eq!(names.of(0), "root");
         assert_eq!(names.of(0), "root");
         assert_eq!(names.of(3_999_999_999), "3999999999");
+    }
+
+    #[test]
+    fn names_lead_to_numbers() {
+        assert_eq!((uid_named("root"), gid_named("root")), (Some(0), Some(0)));
+        assert_eq!((uid_named("no such user"), gid_named("no such group")), (None, None));
+        assert_eq!(uid_named("root\0x"), None);
     }
 }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "shared by several test programs, none of which uses all of it")]
 
+pub mod memory;
 pub mod pool;
 
 use aishim_abi::histogram;

@@ -1,0 +1,4 @@
+//! libFuzzer entry for [`aishim_abi_fuzz::board`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| aishim_abi_fuzz::board(data));

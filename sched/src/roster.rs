@@ -1,0 +1,501 @@
+//! Who is there: the clients by their slots, their jobs and GPUs, and the board kept up with all of it.
+//!
+//! Nothing here knows of sockets. Whatever changes about a client is noted in [`Roster::take_changed`]; the
+//! server then tells those whom it concerns.
+
+use crate::gpus::Gpus;
+use crate::order::{ClientId, Event, Standing};
+use crate::watch::Watched;
+use aishim_abi::board::{Entry, JOB_MAX};
+use aishim_abi::board_writer::Board;
+use aishim_abi::client_page::PageView;
+use aishim_abi::message::{Gpus as NamedGpus, Job, Reason};
+use aishim_abi::rank::{PolicyKind, Priority, Uuid, Weight};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most GPUs that one client may use.
+const GPUS_PER_CLIENT: u32 = 16;
+
+/// How long a look at the pages can wait for something else that is due.
+const LOOK_SLACK_NS: u64 = 500_000;
+
+/// Why something is not done, and the limit that was reached, where it is one.
+pub(crate) type Refusal = (Reason, u32);
+
+/// A process that is to become a client; all of it has been checked.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    /// Process id as we see it.
+    pub(crate) pid: u32,
+    /// Process id as it sees itself.
+    pub(crate) own_pid: u32,
+    /// User id.
+    pub(crate) uid: u32,
+    /// Start time, field 22 of /proc/PID/stat, in clock ticks since boot.
+    pub(crate) start_ticks: u64,
+    /// As granted.
+    pub(crate) priority: Priority,
+    /// The highest that its user may give it.
+    pub(crate) limit: Priority,
+    /// Its share.
+    pub(crate) weight: Weight,
+    /// The job it is part of.
+    pub(crate) job: Job,
+    /// The GPUs it uses.
+    pub(crate) gpus: NamedGpus,
+    /// Its page.
+    pub(crate) page: PageView,
+}
+
+/// A client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) entry: Entry,
+    pub(crate) page: PageView,
+    job: Option<(u32, Job)>,
+    watched: Watched,
+}
+
+impl Client {
+    fn id(&self, slot: usize) -> ClientId {
+        ClientId { slot: slot as u32, generation: self.entry.generation }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { rank: self.entry.rank, weight: self.entry.weight, job: self.entry.job }
+    }
+
+    /// The places of the GPUs it uses.
+    fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        let gpus = self.entry.gpus;
+        (0..u64::BITS as usize).filter(move |place| gpus >> place & 1 != 0)
+    }
+}
+
+/// A job and who is in it.
+#[derive(Debug)]
+struct Members {
+    number: u32,
+    slots: BTreeSet<usize>,
+}
+
+/// All clients.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    board: Board,
+    gpus: Gpus,
+    clients: Vec<Option<Client>>,
+    count: usize,
+    /// The jobs, by user and name: nobody gets into another user's.
+    jobs: BTreeMap<(u32, Job), Members>,
+    jobs_made: u32,
+    generations: u64,
+    changed: BTreeSet<usize>,
+}
+
+impl Roster {
+    pub(crate) fn new(board: Board, gpus: Gpus) -> Self {
+        let clients = (0..board.slots()).map(|_| None).collect();
+        let (jobs, changed) = (BTreeMap::new(), BTreeSet::new());
+        Self { board, gpus, clients, count: 0, jobs, jobs_made: 0, generations: 0, changed }
+    }
+
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    pub(crate) fn board_mut(&mut self) -> &mut Board {
+        &mut self.board
+    }
+
+    pub(crate) fn client(&self, slot: usize) -> Option<&Client> {
+        self.clients.get(slot)?.as_ref()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Client)> {
+        self.clients.iter().enumerate().filter_map(|(slot, client)| Some((slot, client.as_ref()?)))
+    }
+
+    /// The slots about which something has changed since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Takes in a client; its slot.
+    pub(crate) fn admit(
+        &mut self,
+        newcomer: Newcomer,
+        most_of_user: Option<usize>,
+        now_ns: u64,
+    ) -> Result<usize, Refusal> {
+        self.is_welcome(&newcomer, most_of_user)?;
+        let all = self.clients.len() as u32;
+        let slot = self.clients.iter().position(Option::is_none).ok_or((Reason::Full, all))?;
+        let gpus = self.enter_gpus(newcomer.gpus.iter())?;
+        self.generations += 1;
+        let job = (!newcomer.job.is_empty()).then(|| (newcomer.uid, newcomer.job.clone()));
+        let number = job.as_ref().map_or(0, |job| self.join_job(job, slot));
+        let entry = Entry {
+            generation: self.generations,
+            pid: newcomer.pid,
+            own_pid: newcomer.own_pid,
+            uid: newcomer.uid,
+            start_ticks: newcomer.start_ticks,
+            gpus,
+            job: number,
+            priority: newcomer.priority,
+            rank: newcomer.priority,
+            limit: newcomer.limit,
+            weight: newcomer.weight,
+        };
+        let watched = Watched::default();
+        let client = Client { entry, page: newcomer.page, job, watched };
+        let (id, standing, places) = (client.id(slot), client.standing(), client.places());
+        if let Some(place) = self.clients.get_mut(slot) {
+            *place = Some(client);
+        }
+        self.count += 1;
+        self.board.set_clients(self.count);
+        for place in places {
+            self.gpus.tell(place, Event::Joined(id, standing), now_ns, &mut self.board);
+        }
+        self.note(slot);
+        self.rank_job_of(slot, now_ns);
+        Ok(slot)
+    }
+
+    /// Takes out a client that has gone.
+    pub(crate) fn remove(&mut self, slot: usize, now_ns: u64) {
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
+        self.board.clear_entry(slot);
+        self.count -= 1;
+        self.board.set_clients(self.count);
+        for place in client.places() {
+            self.gpus.tell(place, Event::Left(client.id(slot)), now_ns, &mut self.board);
+            self.gpus.leave(place, &mut self.board);
+        }
+        self.changed.insert(slot);
+        if let Some(job) = client.job {
+            self.leave_job(&job, slot, now_ns);
+        }
+    }
+
+    /// Notes that a client uses another GPU.
+    pub(crate) fn use_gpu(&mut self, slot: usize, uuid: Uuid, now_ns: u64) -> Result<(), Refusal> {
+        let used = self.client(slot).map_or(0, |client| client.entry.gpus);
+        if uuid == Uuid::NONE || self.gpus.place_of(uuid).is_some_and(|place| used >> place & 1 != 0) {
+            return Ok(());
+        }
+        if used.count_ones() >= GPUS_PER_CLIENT {
+            return Err((Reason::TooManyGpus, GPUS_PER_CLIENT));
+        }
+        let added = self.enter_gpus([uuid].into_iter())?;
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return Ok(()) };
+        client.entry.gpus |= added;
+        client.watched = Watched::default();
+        let joined = Event::Joined(client.id(slot), client.standing());
+        self.gpus.tell(added.trailing_zeros() as usize, joined, now_ns, &mut self.board);
+        self.note(slot);
+        Ok(())
+    }
+
+    /// Gives a client another priority.
+    pub(crate) fn set_priority(&mut self, slot: usize, priority: Priority, limit: Priority, now_ns: u64) {
+        let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
+        client.entry.priority = priority;
+        client.entry.limit = limit;
+        if client.job.is_none() {
+            client.entry.rank = priority;
+        }
+        self.tell_standing(slot, now_ns);
+        self.note(slot);
+        self.rank_job_of(slot, now_ns);
+    }
+
+    /// Puts another policy in force, on one GPU or on all, and then also on those that come later.
+    pub(crate) fn set_policy(&mut self, uuid: Uuid, policy: PolicyKind, now_ns: u64) -> Result<(), Refusal> {
+        let places = match uuid {
+            Uuid::NONE => self.gpus.all(),
+            uuid => vec![self.gpus.place_of(uuid).ok_or((Reason::NoSuchGpu, 0))?],
+        };
+        if !self.gpus.switch(&places, policy, &mut self.board) {
+            return Err((Reason::NoSuchPolicy, 0));
+        }
+        if uuid == Uuid::NONE {
+            self.gpus.set_usual_policy(policy);
+        }
+        for (slot, client) in self.clients.iter_mut().enumerate() {
+            let Some(client) = client else { continue };
+            for place in client.places().filter(|place| places.contains(place)) {
+                let joined = Event::Joined(client.id(slot), client.standing());
+                self.gpus.tell(place, joined, now_ns, &mut self.board);
+                client.watched = Watched::default();
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what is due at this moment: looks at the pages, and tells policies that time has passed.
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        let watched = self.gpus.watched();
+        for (slot, client) in self.clients.iter_mut().enumerate() {
+            let Some(client) = client.as_mut().filter(|client| client.entry.gpus & watched != 0) else { continue };
+            let id = client.id(slot);
+            for event in client.watched.look(&client.page, id, now_ns).into_iter().flatten() {
+                for place in client.places() {
+                    self.gpus.tell(place, event, now_ns, &mut self.board);
+                }
+            }
+        }
+        self.gpus.pass_time(now_ns, &mut self.board);
+    }
+
+    /// When something is due next.
+    pub(crate) fn wake_ns(&self, now_ns: u64) -> Option<u64> {
+        let watched = self.gpus.watched();
+        let looks = self.iter().filter(|(_, client)| client.entry.gpus & watched != 0);
+        let look_ns = looks.map(|(_, client)| client.watched.look_again_ns(now_ns)).min();
+        let (Some(look_ns), Some(wake_ns)) = (look_ns, self.gpus.wake_ns()) else {
+            return look_ns.or(self.gpus.wake_ns());
+        };
+        // A look can wait a little for the end of a turn, and one wake-up do for both; not the other way round, since a turn that
+        // has ended is everybody's until the next begins.
+        Some(if wake_ns.saturating_sub(look_ns) < LOOK_SLACK_NS { wake_ns } else { look_ns })
+    }
+
+    fn is_welcome(&self, newcomer: &Newcomer, most_of_user: Option<usize>) -> Result<(), Refusal> {
+        if self.iter().any(|(_, client)| client.entry.pid == newcomer.pid) {
+            return Err((Reason::AlreadyThere, 1));
+        }
+        let of_user = self.iter().filter(|(_, client)| client.entry.uid == newcomer.uid).count();
+        match most_of_user {
+            Some(most) if of_user >= most => Err((Reason::Full, most as u32)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives places to GPUs, all of them or none; they as bits.
+    fn enter_gpus(&mut self, uuids: impl Iterator<Item = Uuid>) -> Result<u64, Refusal> {
+        let mut bits = 0;
+        for uuid in uuids {
+            let Some(place) = self.gpus.enter(uuid, &mut self.board) else {
+                let entered = (0..u64::BITS as usize).filter(|place| bits >> place & 1 != 0);
+                entered.for_each(|place| self.gpus.leave(place, &mut self.board));
+                return Err((Reason::TooManyGpus, aishim_abi::board::GPUS as u32));
+            };
+            bits |= 1_u64 << place;
+        }
+        Ok(bits)
+    }
+
+    fn join_job(&mut self, job: &(u32, Job), slot: usize) -> u32 {
+        let next = self.jobs_made % JOB_MAX + 1;
+        let members = self.jobs.entry(job.clone()).or_insert_with(|| {
+            self.jobs_made = next;
+            Members { number: next, slots: BTreeSet::new() }
+        });
+        members.slots.insert(slot);
+        members.number
+    }
+
+    fn leave_job(&mut self, job: &(u32, Job), slot: usize, now_ns: u64) {
+        let Some(members) = self.jobs.get_mut(job) else { return };
+        members.slots.remove(&slot);
+        match members.slots.first() {
+            Some(other) => {
+                let other = *other;
+                self.rank_job_of(other, now_ns);
+            }
+            None => drop(self.jobs.remove(job)),
+        }
+    }
+
+    /// Gives all of a client's job the rank of its least important: they wait for each other, so the one that waits longest
+    /// sets the pace anyway; and nobody is lifted by the job that they name.
+    fn rank_job_of(&mut self, slot: usize, now_ns: u64) {
+        let Some(members) = self.client(slot).and_then(|client| self.jobs.get(client.job.as_ref()?)) else { return };
+        let slots: Vec<usize> = members.slots.iter().copied().collect();
+        let priorities = slots.iter().filter_map(|slot| Some(self.client(*slot)?.entry.priority));
+        let Some(rank) = priorities.min() else { return };
+        for slot in slots {
+            let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { continue };
+            if client.entry.rank != rank {
+                client.entry.rank = rank;
+                self.tell_standing(slot, now_ns);
+                self.note(slot);
+            }
+        }
+    }
+
+    fn tell_standing(&mut self, slot: usize, now_ns: u64) {
+        let Some(client) = self.clients.get(slot).and_then(Option::as_ref) else { return };
+        for place in client.places() {
+            let changed = Event::Changed(client.id(slot), client.standing());
+            self.gpus.tell(place, changed, now_ns, &mut self.board);
+        }
+    }
+
+    /// Writes a client's entry and remembers that others may have to be told.
+    fn note(&mut self, slot: usize) {
+        if let Some(client) = self.clients.get(slot).and_then(Option::as_ref) {
+            self.board.set_entry(slot, &client.entry);
+            self.changed.insert(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::{Decision, Order};
+    use aishim_abi::board::Turn;
+    use aishim_abi::board_reader::BoardView;
+    use aishim_abi::client_page::{Identity, OwnPage};
+    use std::sync::atomic::Ordering::Relaxed;
+
+    const MS: u64 = 1_000_000;
+
+    /// A policy that gives the turn of rank 20 to whoever wants last, opens all gates for whoever leaves, and wakes at 50 ms.
+    #[derive(Debug, Default)]
+    struct LastWins {
+        there: BTreeSet<ClientId>,
+        woken: bool,
+    }
+
+    impl Order for LastWins {
+        fn decide(&mut self, now_ns: u64, event: Event, decisions: &mut Vec<Decision>) {
+            let turn = |turn| Decision::Turn { rank: Priority::NORMAL, turn, until_ns: now_ns + 10 * MS };
+            match event {
+                Event::Joined(client, _) => assert!(self.there.insert(client), "joins once"),
+                Event::Left(client) => {
+                    assert!(self.there.remove(&client), "leaves once");
+                    decisions.push(Decision::Open { until_ns: now_ns + 5 * MS });
+                }
+                Event::Wanting(client) => decisions.push(turn(Turn::Client(client.slot))),
+                Event::Idle(_) => decisions.push(turn(Turn::Everybody)),
+                Event::TimePassed => {
+                    self.woken = true;
+                    decisions.push(turn(Turn::Job(9)));
+                }
+                Event::Changed(..) | Event::Used(..) => {}
+            }
+        }
+
+        fn wake_ns(&self) -> Option<u64> {
+            (!self.woken).then_some(50 * MS)
+        }
+
+        fn is_by_rank(&self) -> bool {
+            true
+        }
+
+        fn looks(&self) -> bool {
+            true
+        }
+    }
+
+    fn roster() -> (Roster, BoardView) {
+        let board = Board::create(4, 1, 1, 1).unwrap();
+        let seen = rustix::io::fcntl_dupfd_cloexec(board.descriptor().unwrap(), 3).unwrap();
+        let start = |kind| match kind {
+            PolicyKind::Fair => None,
+            _ => Some(Box::<LastWins>::default() as Box<dyn Order>),
+        };
+        let gpus = Gpus::with(PolicyKind::Priority, start).unwrap();
+        (Roster::new(board, gpus), BoardView::open(seen).unwrap())
+    }
+
+    fn uuid(number: u8) -> Uuid {
+        Uuid([number; 16])
+    }
+
+    fn newcomer(pid: u32, gpus: &[u8]) -> (Newcomer, OwnPage) {
+        let own = OwnPage::create(&Identity { pid, start_ticks: 1, generation: 1 }).unwrap();
+        let passed = rustix::io::fcntl_dupfd_cloexec(own.descriptor().unwrap(), 3).unwrap();
+        let newcomer = Newcomer {
+            pid,
+            own_pid: pid,
+            uid: 1,
+            start_ticks: 1,
+            priority: Priority::NORMAL,
+            limit: Priority::HIGHEST,
+            weight: Weight::NORMAL,
+            job: Job::new(""),
+            gpus: NamedGpus::new(gpus.iter().map(|number| uuid(*number))),
+            page: PageView::open(passed).unwrap(),
+        };
+        (newcomer, own)
+    }
+
+    #[test]
+    fn what_a_policy_decides_stands_on_the_board() {
+        let (mut roster, seen) = roster();
+        let (one, one_page) = newcomer(11, &[1]);
+        let (two, _two_page) = newcomer(12, &[1]);
+        roster.admit(one, None, 0).unwrap();
+        assert_eq!(roster.wake_ns(0), Some(50 * MS), "one alone is not looked at");
+        roster.admit(two, None, 0).unwrap();
+        assert_eq!(roster.wake_ns(0), Some(0), "two are");
+        roster.tick(0);
+        assert_eq!(roster.wake_ns(0), Some(20 * MS));
+        let turn = |now_ns| seen.turn(0, Priority::NORMAL, now_ns).0;
+        assert_eq!(turn(0), Turn::Everybody);
+
+        let page = one_page.page().unwrap();
+        page.renewed_ns.store(20 * MS, Relaxed);
+        page.busy_until_ns.store(30 * MS, Relaxed);
+        roster.tick(20 * MS);
+        assert_eq!(turn(20 * MS), Turn::Client(0));
+        assert_eq!(roster.wake_ns(20 * MS), Some(22 * MS), "who wants is looked at more often");
+        roster.tick(50 * MS);
+        assert_eq!(turn(50 * MS), Turn::Job(9), "the policy was woken");
+        roster.remove(1, 60 * MS);
+        assert!(seen.gpu(0, 64 * MS).unwrap().is_open && !seen.gpu(0, 65 * MS).unwrap().is_open);
+        roster.remove(0, 61 * MS);
+        assert_eq!((seen.gpus(0).count(), seen.entries().count(), seen.clients()), (0, 0, 0));
+        assert_eq!(roster.wake_ns(62 * MS), None);
+    }
+
+    #[test]
+    fn a_policy_that_comes_later_is_told_who_is_there() {
+        let (mut roster, seen) = roster();
+        let (one, _page) = newcomer(11, &[1, 2]);
+        roster.admit(one, None, 0).unwrap();
+        roster.set_policy(uuid(2), PolicyKind::Off, 0).unwrap();
+        let policies = |seen: &BoardView| seen.gpus(0).map(|(_, gpu)| gpu.policy).collect::<Vec<_>>();
+        assert_eq!(policies(&seen), [PolicyKind::Priority, PolicyKind::Off]);
+        assert_eq!(roster.set_policy(Uuid::NONE, PolicyKind::Fair, 0), Err((Reason::NoSuchPolicy, 0)));
+        assert_eq!(roster.set_policy(uuid(3), PolicyKind::Off, 0), Err((Reason::NoSuchGpu, 0)));
+        assert_eq!(policies(&seen), [PolicyKind::Priority, PolicyKind::Off], "as it was");
+        roster.set_policy(Uuid::NONE, PolicyKind::Off, 0).unwrap();
+        roster.use_gpu(0, uuid(3), 0).unwrap();
+        assert_eq!(policies(&seen), [PolicyKind::Off; 3]);
+        // Each policy was told once of each client, or `LastWins` would not let it leave.
+        roster.remove(0, 0);
+    }
+
+    #[test]
+    fn gpus_beyond_the_board_are_refused_whole() {
+        let (mut roster, seen) = roster();
+        for pid in 0..3 {
+            let gpus: Vec<u8> = (0..16).map(|number| 1 + number + 16 * pid).collect();
+            let (client, _page) = newcomer(1 + u32::from(pid), &gpus);
+            roster.admit(client, None, 0).unwrap();
+        }
+        let gpus: Vec<u8> = (100..116).collect();
+        let (client, _page) = newcomer(9, &gpus);
+        assert_eq!(roster.admit(client, None, 0).err(), Some((Reason::TooManyGpus, 56)));
+        assert_eq!((seen.gpus(0).count(), seen.clients()), (48, 3), "nothing of it is left");
+        let (client, _page) = newcomer(9, &gpus[..8]);
+        assert_eq!(roster.admit(client, None, 0), Ok(3));
+        assert_eq!(seen.gpus(0).count(), 56);
+    }
+
+    #[test]
+    fn a_user_has_no_more_clients_than_are_theirs() {
+        let (mut roster, _seen) = roster();
+        let (one, two) = (newcomer(11, &[1]), newcomer(12, &[1]));
+        roster.admit(one.0, Some(1), 0).unwrap();
+        assert_eq!(roster.admit(two.0, Some(1), 0).err(), Some((Reason::Full, 1)));
+    }
+}

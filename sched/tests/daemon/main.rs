@@ -1,0 +1,10 @@
+//! The daemon as a process, and clients as processes: what they are told, and what happens to those that end, lie, or misbehave.
+
+mod admission;
+mod client;
+mod cost;
+mod endings;
+mod harness;
+mod hostile;
+mod ranks;
+mod service;
