@@ -50,9 +50,16 @@ fn the_columns_agree_also_in_later_slabs() {
 
 /// Both with so many blocks of 1 MiB held meanwhile.
 fn columns_agree(held: &str) {
-    let sandbox = Sandbox::new();
-    let list = |command: Command| sandbox.succeed(with_costs(command).arg("--list").env("CONFORMANCE_HOLD", held));
-    let (native, shimmed) = (list(sandbox.native(conformance())), list(sandbox.shimmed(conformance())));
+    let (sandbox, other) = (Sandbox::new(), Sandbox::new());
+    let list = |sandbox: &Sandbox, command: Command| {
+        sandbox.succeed(with_costs(command).arg("--list").env("CONFORMANCE_HOLD", held))
+    };
+    // At the same time, each on a GPU of its own: most of what they do is wait.
+    let (native, shimmed) = std::thread::scope(|scope| {
+        let native = scope.spawn(|| list(&other, other.native(conformance())));
+        let shimmed = list(&sandbox, sandbox.shimmed(conformance()));
+        (native.join().unwrap(), shimmed)
+    });
     let better = column(&sandbox.succeed(sandbox.native(conformance()).arg("--better")).stdout);
     // It was the pool that answered, and not the driver alone.
     assert!(sandbox.segment(shimmed.pid).statistic(Statistic::PoolHits) > 100);
