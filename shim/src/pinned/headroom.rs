@@ -1,28 +1,33 @@
 //! Whether the process may take memory of its own for a slab.
 //!
 //! What the driver allocates is the kernel's, and at least some versions charge it to no control group; what we map and
-//! touch is charged to the process's. A group at its limit is not refused memory: one of its processes is killed. So a
-//! slab is mapped only where every group above the process has room for twice as much, what the kernel could drop from
-//! its file cache counted as free; elsewhere it is the driver's to allocate.
+//! touch is charged to the process's. A group at its limit is not refused memory: one of its processes is killed (observed
+//! of a touch and of MADV_POPULATE_WRITE alike); above `memory.high` all its threads are made to wait. So a slab is mapped
+//! only where every group above the process has room for twice as much, what the kernel could drop from its file cache
+//! counted as free; elsewhere it is the driver's to allocate.
 //!
 //! The files are those of cgroup v2 and v1 (Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst). A
 //! container may see its own group as the root of all; a file that is not there limits nothing.
 
 use std::path::{Path, PathBuf};
 
-/// The files of one version: the limit, what is charged, and the part of it that is file cache nobody has used of late.
+/// The files of one version: the limits, what is charged, and the part of it that is file cache nobody has used of late.
 struct Files {
     mount: &'static str,
-    limit: &'static str,
+    limits: &'static [&'static str],
     charged: &'static str,
     droppable: &'static str,
 }
 
-const V2: Files =
-    Files { mount: "sys/fs/cgroup", limit: "memory.max", charged: "memory.current", droppable: "inactive_file" };
+const V2: Files = Files {
+    mount: "sys/fs/cgroup",
+    limits: &["memory.max", "memory.high"],
+    charged: "memory.current",
+    droppable: "inactive_file",
+};
 const V1: Files = Files {
     mount: "sys/fs/cgroup/memory",
-    limit: "memory.limit_in_bytes",
+    limits: &["memory.limit_in_bytes"],
     charged: "memory.usage_in_bytes",
     droppable: "total_inactive_file",
 };
@@ -51,7 +56,7 @@ fn group(line: &str) -> Option<(&'static Files, &str)> {
 
 /// What the group may still be charged; none where it has no limit.
 fn room_in(files: &Files, group: &Path) -> Option<u64> {
-    let limit = number_in(group.join(files.limit))?;
+    let limit = files.limits.iter().filter_map(|limit| number_in(group.join(limit))).min()?;
     let charged = number_in(group.join(files.charged))?;
     let statistics = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let droppable = statistics.lines().find_map(|line| line.strip_prefix(files.droppable)?.trim().parse().ok());
@@ -100,6 +105,22 @@ mod tests {
         assert!(is_enough_in(gib, 1024, 256, 128));
         assert!(!is_enough_in(gib, 2000, 0, 1), "charged beyond its limit");
         assert!(is_enough_in("max\n", 769, 0, 128));
+    }
+
+    /// Beyond `memory.high` nobody is killed, but every thread of the group that asks for memory is made to wait.
+    #[test]
+    fn a_limit_that_only_slows_down_is_one_too() {
+        let files = |high: &'static str| {
+            system(&[
+                ("proc/self/cgroup", "0::/\n"),
+                ("sys/fs/cgroup/memory.max", "max\n"),
+                ("sys/fs/cgroup/memory.high", high),
+                ("sys/fs/cgroup/memory.current", "4096"),
+            ])
+        };
+        assert!(is_enough(files("max\n").path(), 16 * MIB));
+        assert!(is_enough(files("33558528\n").path(), 16 * MIB));
+        assert!(!is_enough(files("33558527\n").path(), 16 * MIB));
     }
 
     #[test]
