@@ -4,7 +4,8 @@
 //! touch is charged to the process's. A group at its limit is not refused memory: one of its processes is killed (observed
 //! of a touch and of MADV_POPULATE_WRITE alike); above `memory.high` all its threads are made to wait. So a slab is mapped
 //! only where every group above the process has room for twice as much, what the kernel could drop from its file cache
-//! counted as free; elsewhere it is the driver's to allocate.
+//! counted as free; elsewhere it is the driver's to allocate. That is asked again before each step: the ranks of a job,
+//! all in one group, make their slabs at the same moment.
 //!
 //! The files are those of cgroup v2 and v1 (Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst). A
 //! container may see its own group as the root of all; a file that is not there limits nothing.
@@ -32,14 +33,15 @@ const V1: Files = Files {
     droppable: "total_inactive_file",
 };
 
-/// Whether there is room for `bytes`, in the system whose root is at `root`.
-pub(super) fn is_enough(root: &Path, bytes: usize) -> bool {
+/// Whether there is room for a slab of `bytes`, of which so many are `made` and charged already, in the system whose root
+/// is at `root`.
+pub(super) fn is_enough(root: &Path, bytes: usize, made: usize) -> bool {
     let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     groups.lines().filter_map(group).all(|(files, path)| {
         let mount = root.join(files.mount);
         let leaf = mount.join(path.trim_start_matches('/'));
         let above = leaf.ancestors().take_while(|group| group.starts_with(&mount));
-        above.filter_map(|group| room_in(files, group)).all(|room| room / 2 >= bytes as u64)
+        above.filter_map(|group| room_in(files, group)).all(|room| room.saturating_add(made as u64) / 2 >= bytes as u64)
     })
 }
 
@@ -94,7 +96,7 @@ mod tests {
             ("sys/fs/cgroup/memory.current", &charged),
             ("sys/fs/cgroup/memory.stat", &statistics),
         ]);
-        is_enough(root.path(), wanted_mib * MIB)
+        is_enough(root.path(), wanted_mib * MIB, 0)
     }
 
     #[test]
@@ -118,9 +120,9 @@ mod tests {
                 ("sys/fs/cgroup/memory.current", "4096"),
             ])
         };
-        assert!(is_enough(files("max\n").path(), 16 * MIB));
-        assert!(is_enough(files("33558528\n").path(), 16 * MIB));
-        assert!(!is_enough(files("33558527\n").path(), 16 * MIB));
+        assert!(is_enough(files("max\n").path(), 16 * MIB, 0));
+        assert!(is_enough(files("33558528\n").path(), 16 * MIB, 0));
+        assert!(!is_enough(files("33558527\n").path(), 16 * MIB, 0));
     }
 
     #[test]
@@ -134,8 +136,8 @@ mod tests {
                 ("sys/fs/cgroup/pod/job/memory.current", "0"),
             ])
         };
-        assert!(is_enough(files("33554432").path(), 16 * MIB));
-        assert!(!is_enough(files("33554431").path(), 16 * MIB));
+        assert!(is_enough(files("33554432").path(), 16 * MIB, 0));
+        assert!(!is_enough(files("33554431").path(), 16 * MIB, 0));
     }
 
     #[test]
@@ -146,13 +148,13 @@ mod tests {
             ("sys/fs/cgroup/memory/memory.usage_in_bytes", "4096"),
             ("sys/fs/cgroup/memory/memory.stat", "inactive_file 0\ntotal_inactive_file 4096\n"),
         ]);
-        assert!(is_enough(root.path(), 16 * MIB));
-        assert!(!is_enough(root.path(), 17 * MIB));
+        assert!(is_enough(root.path(), 16 * MIB, 0));
+        assert!(!is_enough(root.path(), 17 * MIB, 0));
     }
 
     #[test]
     fn where_nothing_is_known_nothing_is_limited() {
-        assert!(is_enough(Path::new("/no/such/folder"), usize::MAX / 4));
-        assert!(is_enough(system(&[("proc/self/cgroup", "0::/\n1:name=systemd:/\nodd\n")]).path(), MIB));
+        assert!(is_enough(Path::new("/no/such/folder"), usize::MAX / 4, 0));
+        assert!(is_enough(system(&[("proc/self/cgroup", "0::/\n1:name=systemd:/\nodd\n")]).path(), MIB, 0));
     }
 }
