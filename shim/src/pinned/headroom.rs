@@ -3,9 +3,9 @@
 //! What the driver allocates is the kernel's, and at least some versions charge it to no control group; what we map and
 //! touch is charged to the process's. A group at its limit is not refused memory: one of its processes is killed (observed
 //! of a touch and of MADV_POPULATE_WRITE alike); above `memory.high` all its threads are made to wait. So a slab is mapped
-//! only where every group above the process has room for twice as much, what the kernel could drop from its file cache
-//! counted as free; elsewhere it is the driver's to allocate. That is asked again before each step: the ranks of a job,
-//! all in one group, make their slabs at the same moment.
+//! only where every group above the process, and the machine, has room for twice as much, what the kernel could drop from
+//! its file cache counted as free; elsewhere it is the driver's to allocate. That is asked again before each step: the
+//! ranks of a job, all in one group, make their slabs at the same moment.
 //!
 //! The files are those of cgroup v2 and v1 (Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst). A
 //! container may see its own group as the root of all; a file that is not there limits nothing.
@@ -36,13 +36,22 @@ const V1: Files = Files {
 /// Whether there is room for a slab of `bytes`, of which so many are `made` and charged already, in the system whose root
 /// is at `root`.
 pub(super) fn is_enough(root: &Path, bytes: usize, made: usize) -> bool {
+    let is_room = |room: u64| room.saturating_add(made as u64) / 2 >= bytes as u64;
     let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    groups.lines().filter_map(group).all(|(files, path)| {
-        let mount = root.join(files.mount);
-        let leaf = mount.join(path.trim_start_matches('/'));
-        let above = leaf.ancestors().take_while(|group| group.starts_with(&mount));
-        above.filter_map(|group| room_in(files, group)).all(|room| room.saturating_add(made as u64) / 2 >= bytes as u64)
-    })
+    available(root).is_none_or(is_room)
+        && groups.lines().filter_map(group).all(|(files, path)| {
+            let mount = root.join(files.mount);
+            let leaf = mount.join(path.trim_start_matches('/'));
+            let above = leaf.ancestors().take_while(|group| group.starts_with(&mount));
+            above.filter_map(|group| room_in(files, group)).all(is_room)
+        })
+}
+
+/// What the machine has left, as the kernel estimates it (proc_meminfo(5)).
+fn available(root: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"))?;
+    Some(kib.parse::<u64>().ok()?.saturating_mul(1024))
 }
 
 /// The memory group of a line "ID:CONTROLLERS:PATH", if it is one; v2 names no controllers.
@@ -123,6 +132,18 @@ mod tests {
         assert!(is_enough(files("max\n").path(), 16 * MIB, 0));
         assert!(is_enough(files("33558528\n").path(), 16 * MIB, 0));
         assert!(!is_enough(files("33558527\n").path(), 16 * MIB, 0));
+    }
+
+    /// Where nothing limits the group the machine may run short, and its kernel kills as well. The driver asks for memory in
+    /// a way that fails instead.
+    #[test]
+    fn the_machine_itself_must_have_room() {
+        let files = |available_kib: &str| system(&[("proc/meminfo", available_kib)]);
+        let enough = files("MemTotal:       65536 kB\nMemFree:            0 kB\nMemAvailable:   32768 kB\n");
+        assert!(is_enough(enough.path(), 16 * MIB, 0));
+        let short = files("MemTotal:       65536 kB\nMemFree:            0 kB\nMemAvailable:   32767 kB\n");
+        assert!(!is_enough(short.path(), 16 * MIB, 0));
+        assert!(is_enough(short.path(), 16 * MIB, 4096), "of which a page is there");
     }
 
     #[test]
