@@ -16,11 +16,11 @@ use aishim_abi::statistics::Statistic;
 use aishim_abi::{directory, segment_file};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
 };
+use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Where the segment is, once it has been published.
@@ -32,12 +32,22 @@ static CONTEXT: AtomicBool = AtomicBool::new(false);
 /// Held while the shim comes to life and while devices are noted.
 static BIRTH: Mutex<()> = Mutex::new(());
 
-/// Runs when the library is loaded: one fstat(2), and the real dlsym. No thread, no file, no output.
+/// Runs when the library is loaded.
 #[cfg(not(test))]
 #[used]
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = {
     extern "C" fn loaded() {
+        load();
+    }
+    loaded
+};
+
+/// What comes before all else, once: one fstat(2), and the real dlsym. No thread, no file, no output. The loader runs the
+/// constructors of the libraries that the program is linked to before ours, and one of them may make the first context.
+fn load() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
         crate::dlsym::resolve();
         log::remember_stderr();
         thread::prepare();
@@ -49,9 +59,8 @@ static CONSTRUCTOR: extern "C" fn() = {
         if crate::config::is_off() {
             mode::set(mode::PASS_THROUGH);
         }
-    }
-    loaded
-};
+    });
+}
 
 /// The directory in which this process publishes; none while it does not.
 pub(crate) fn directory() -> Option<&'static Path> {
@@ -79,7 +88,8 @@ pub(crate) fn late_activation() {
 }
 
 fn activate() {
-    if mode::mode() & mode::INACTIVE == 0 {
+    load();
+    if mode::mode() & mode::INACTIVE == 0 || mode::is_pass_through() {
         return;
     }
     let config = Config::from_environment();

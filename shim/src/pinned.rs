@@ -57,8 +57,12 @@ static GROWING: Mutex<()> = Mutex::new(());
 /// The slabs to have, and whether before anybody asks; set once.
 static SHAPE: OnceLock<(PoolConfig, bool)> = OnceLock::new();
 
-/// The program is about to end a context: no new reservations.
-static PAUSED: AtomicBool = AtomicBool::new(false);
+/// How many contexts the program is about to end, in as many threads: no new reservations.
+static PAUSED: AtomicUsize = AtomicUsize::new(0);
+
+fn is_paused() -> bool {
+    PAUSED.load(Relaxed) != 0
+}
 
 fn home() -> Option<&'static Home> {
     // SAFETY: null, or a leaked box.
@@ -212,13 +216,13 @@ fn make(context: usize, is_there: impl FnOnce() -> bool) -> Option<&'static Home
 /// The program may be about to end a context: waits until no slab is being reserved, and lets none be until
 /// [`context_stays`].
 pub(crate) fn context_may_end() {
-    PAUSED.store(true, Relaxed);
+    PAUSED.fetch_add(1, Relaxed);
     drop(GROWING.lock());
 }
 
 /// It did not, or that is done.
 pub(crate) fn context_stays() {
-    PAUSED.store(false, Relaxed);
+    PAUSED.fetch_sub(1, Relaxed);
 }
 
 /// A context ends, and with it the memory of its pool.
@@ -314,4 +318,21 @@ fn publish_requested(bytes: u64) {
 /// The figures of the pool there is; all 0 where there is none.
 pub(crate) fn stats() -> PoolStats {
     home().map_or_else(PoolStats::default, |home| home.pool.stats())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program of several GPUs ends their contexts in as many threads. Whichever was done first let the next slab be
+    /// registered, in a context that another thread was just ending.
+    #[test]
+    fn no_slab_comes_until_the_last_of_several_contexts_has_ended() {
+        context_may_end();
+        context_may_end();
+        context_stays();
+        assert!(is_paused());
+        context_stays();
+        assert!(!is_paused());
+    }
 }

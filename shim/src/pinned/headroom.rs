@@ -1,41 +1,57 @@
 //! Whether the process may take memory of its own for a slab.
 //!
 //! What the driver allocates is the kernel's, and at least some versions charge it to no control group; what we map and
-//! touch is charged to the process's. A group at its limit is not refused memory: one of its processes is killed. So a
-//! slab is mapped only where every group above the process has room for twice as much, what the kernel could drop from
-//! its file cache counted as free; elsewhere it is the driver's to allocate.
+//! touch is charged to the process's. A group at its limit is not refused memory: one of its processes is killed (observed
+//! of a touch and of MADV_POPULATE_WRITE alike); above `memory.high` all its threads are made to wait. So a slab is mapped
+//! only where every group above the process, and the machine, has room for twice as much, what the kernel could drop from
+//! its file cache counted as free; elsewhere it is the driver's to allocate. That is asked again before each step: the
+//! ranks of a job, all in one group, make their slabs at the same moment.
 //!
 //! The files are those of cgroup v2 and v1 (Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst). A
 //! container may see its own group as the root of all; a file that is not there limits nothing.
 
 use std::path::{Path, PathBuf};
 
-/// The files of one version: the limit, what is charged, and the part of it that is file cache nobody has used of late.
+/// The files of one version: the limits, what is charged, and the part of it that is file cache nobody has used of late.
 struct Files {
     mount: &'static str,
-    limit: &'static str,
+    limits: &'static [&'static str],
     charged: &'static str,
     droppable: &'static str,
 }
 
-const V2: Files =
-    Files { mount: "sys/fs/cgroup", limit: "memory.max", charged: "memory.current", droppable: "inactive_file" };
+const V2: Files = Files {
+    mount: "sys/fs/cgroup",
+    limits: &["memory.max", "memory.high"],
+    charged: "memory.current",
+    droppable: "inactive_file",
+};
 const V1: Files = Files {
     mount: "sys/fs/cgroup/memory",
-    limit: "memory.limit_in_bytes",
+    limits: &["memory.limit_in_bytes"],
     charged: "memory.usage_in_bytes",
     droppable: "total_inactive_file",
 };
 
-/// Whether there is room for `bytes`, in the system whose root is at `root`.
-pub(super) fn is_enough(root: &Path, bytes: usize) -> bool {
+/// Whether there is room for a slab of `bytes`, of which so many are `made` and charged already, in the system whose root
+/// is at `root`.
+pub(super) fn is_enough(root: &Path, bytes: usize, made: usize) -> bool {
+    let is_room = |room: u64| room.saturating_add(made as u64) / 2 >= bytes as u64;
     let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    groups.lines().filter_map(group).all(|(files, path)| {
-        let mount = root.join(files.mount);
-        let leaf = mount.join(path.trim_start_matches('/'));
-        let above = leaf.ancestors().take_while(|group| group.starts_with(&mount));
-        above.filter_map(|group| room_in(files, group)).all(|room| room / 2 >= bytes as u64)
-    })
+    available(root).is_none_or(is_room)
+        && groups.lines().filter_map(group).all(|(files, path)| {
+            let mount = root.join(files.mount);
+            let leaf = mount.join(path.trim_start_matches('/'));
+            let above = leaf.ancestors().take_while(|group| group.starts_with(&mount));
+            above.filter_map(|group| room_in(files, group)).all(is_room)
+        })
+}
+
+/// What the machine has left, as the kernel estimates it (proc_meminfo(5)).
+fn available(root: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"))?;
+    Some(kib.parse::<u64>().ok()?.saturating_mul(1024))
 }
 
 /// The memory group of a line "ID:CONTROLLERS:PATH", if it is one; v2 names no controllers.
@@ -51,7 +67,7 @@ fn group(line: &str) -> Option<(&'static Files, &str)> {
 
 /// What the group may still be charged; none where it has no limit.
 fn room_in(files: &Files, group: &Path) -> Option<u64> {
-    let limit = number_in(group.join(files.limit))?;
+    let limit = files.limits.iter().filter_map(|limit| number_in(group.join(limit))).min()?;
     let charged = number_in(group.join(files.charged))?;
     let statistics = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let droppable = statistics.lines().find_map(|line| line.strip_prefix(files.droppable)?.trim().parse().ok());
@@ -89,7 +105,7 @@ mod tests {
             ("sys/fs/cgroup/memory.current", &charged),
             ("sys/fs/cgroup/memory.stat", &statistics),
         ]);
-        is_enough(root.path(), wanted_mib * MIB)
+        is_enough(root.path(), wanted_mib * MIB, 0)
     }
 
     #[test]
@@ -100,6 +116,34 @@ mod tests {
         assert!(is_enough_in(gib, 1024, 256, 128));
         assert!(!is_enough_in(gib, 2000, 0, 1), "charged beyond its limit");
         assert!(is_enough_in("max\n", 769, 0, 128));
+    }
+
+    /// Beyond `memory.high` nobody is killed, but every thread of the group that asks for memory is made to wait.
+    #[test]
+    fn a_limit_that_only_slows_down_is_one_too() {
+        let files = |high: &'static str| {
+            system(&[
+                ("proc/self/cgroup", "0::/\n"),
+                ("sys/fs/cgroup/memory.max", "max\n"),
+                ("sys/fs/cgroup/memory.high", high),
+                ("sys/fs/cgroup/memory.current", "4096"),
+            ])
+        };
+        assert!(is_enough(files("max\n").path(), 16 * MIB, 0));
+        assert!(is_enough(files("33558528\n").path(), 16 * MIB, 0));
+        assert!(!is_enough(files("33558527\n").path(), 16 * MIB, 0));
+    }
+
+    /// Where nothing limits the group the machine may run short, and its kernel kills as well. The driver asks for memory in
+    /// a way that fails instead.
+    #[test]
+    fn the_machine_itself_must_have_room() {
+        let files = |available_kib: &str| system(&[("proc/meminfo", available_kib)]);
+        let enough = files("MemTotal:       65536 kB\nMemFree:            0 kB\nMemAvailable:   32768 kB\n");
+        assert!(is_enough(enough.path(), 16 * MIB, 0));
+        let short = files("MemTotal:       65536 kB\nMemFree:            0 kB\nMemAvailable:   32767 kB\n");
+        assert!(!is_enough(short.path(), 16 * MIB, 0));
+        assert!(is_enough(short.path(), 16 * MIB, 4096), "of which a page is there");
     }
 
     #[test]
@@ -113,8 +157,8 @@ mod tests {
                 ("sys/fs/cgroup/pod/job/memory.current", "0"),
             ])
         };
-        assert!(is_enough(files("33554432").path(), 16 * MIB));
-        assert!(!is_enough(files("33554431").path(), 16 * MIB));
+        assert!(is_enough(files("33554432").path(), 16 * MIB, 0));
+        assert!(!is_enough(files("33554431").path(), 16 * MIB, 0));
     }
 
     #[test]
@@ -125,13 +169,13 @@ mod tests {
             ("sys/fs/cgroup/memory/memory.usage_in_bytes", "4096"),
             ("sys/fs/cgroup/memory/memory.stat", "inactive_file 0\ntotal_inactive_file 4096\n"),
         ]);
-        assert!(is_enough(root.path(), 16 * MIB));
-        assert!(!is_enough(root.path(), 17 * MIB));
+        assert!(is_enough(root.path(), 16 * MIB, 0));
+        assert!(!is_enough(root.path(), 17 * MIB, 0));
     }
 
     #[test]
     fn where_nothing_is_known_nothing_is_limited() {
-        assert!(is_enough(Path::new("/no/such/folder"), usize::MAX / 4));
-        assert!(is_enough(system(&[("proc/self/cgroup", "0::/\n1:name=systemd:/\nodd\n")]).path(), MIB));
+        assert!(is_enough(Path::new("/no/such/folder"), usize::MAX / 4, 0));
+        assert!(is_enough(system(&[("proc/self/cgroup", "0::/\n1:name=systemd:/\nodd\n")]).path(), MIB, 0));
     }
 }

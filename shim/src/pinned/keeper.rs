@@ -12,7 +12,7 @@
 //! have to wait too. So nothing goes while any stream has work that no synchronisation has ended, while a capture is open,
 //! or while a context may be ending; and one slab at a time.
 
-use super::{GROWING, HOME, Home, PAUSED, home, make, publish, shown};
+use super::{GROWING, HOME, Home, home, is_paused, make, publish, shown};
 use crate::driver;
 use crate::handlers::capture::{RelaxedThread, Section};
 use crate::handlers::context;
@@ -59,7 +59,7 @@ pub(super) fn configure(idle_ms: u64) {
 /// The pool wants a slab: somebody sees to it.
 pub(super) fn call() {
     // Loads first: many threads may come by while a slab is on its way.
-    if PAUSED.load(Relaxed) || CALLED.load(Relaxed) && THREAD.load(Relaxed) {
+    if is_paused() || CALLED.load(Relaxed) && THREAD.load(Relaxed) {
         return;
     }
     let was_called = CALLED.swap(true, AcqRel);
@@ -136,7 +136,7 @@ fn make_eagerly() -> Option<&'static Home> {
     let _relaxed = RelaxedThread::begin();
     // Asked with the lock held under which a context ends, so that one that is there stays.
     let is_there = || {
-        let is_known = !PAUSED.load(Relaxed) && context::all().contains(&context);
+        let is_known = !is_paused() && context::all().contains(&context);
         is_known && driver::set_current_context(context as _).is_ok()
     };
     make(context, is_there)
@@ -149,7 +149,7 @@ fn with_driver<R: Default>(home: &'static Home, act: impl FnOnce() -> R) -> R {
 
 fn undisturbed<R: Default>(home: &'static Home, act: impl FnOnce() -> R) -> R {
     let _growing = GROWING.lock();
-    if PAUSED.load(Relaxed) || !is_current(home) {
+    if is_paused() || !is_current(home) {
         return R::default();
     }
     let Some(_section) = Section::enter() else {

@@ -83,6 +83,11 @@ impl Stretch {
         self.is_locked = is_locked;
     }
 
+    /// So many bytes of it are in memory.
+    pub(super) fn touched_bytes(&self) -> usize {
+        self.touched
+    }
+
     /// Whether all its pages are in memory.
     pub(super) fn is_touched(&self) -> bool {
         self.touched == self.bytes
