@@ -15,6 +15,7 @@ use crate::ranges::{self, Kind};
 use crate::thread;
 use crate::trace;
 use aishim_abi::trace::What;
+use aishim_pool::BLOCK_BYTES;
 use std::ffi::c_void;
 
 /// cuMemHostAlloc, cuMemAllocHost.
@@ -97,7 +98,8 @@ pub(crate) unsafe fn register(
     flags: u32,
 ) -> Status {
     if let Some(allocated) = fenced(|| pinned::stand_in(address(memory))) {
-        return forward(hook, || driver::host_register(allocated as *mut c_void, bytes, flags));
+        // Of one page only: more might reach beyond the slab that the address is in, where the answer may be another.
+        return forward(hook, || driver::host_register(allocated as *mut c_void, bytes.min(BLOCK_BYTES), flags));
     }
     let status = forward(hook, call);
     if status.is_ok() && mode::may_call_driver() {
