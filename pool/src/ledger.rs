@@ -30,6 +30,8 @@ struct Common {
     /// What is held as far as reported, packed as in [`Meter::level`].
     level: AtomicI64,
     high_water_blocks: AtomicU64,
+    /// The most that can ever be held.
+    total_blocks: u64,
     /// Blocks freed since the last mark, as far as reported.
     freed_since_mark: AtomicU64,
 }
@@ -70,6 +72,7 @@ impl Ledger {
             common: Apart(Common {
                 level: AtomicI64::new(0),
                 high_water_blocks: AtomicU64::new(0),
+                total_blocks: u64::from(total_blocks),
                 freed_since_mark: AtomicU64::new(0),
             }),
             misses: Apart(std::array::from_fn(|_| AtomicU64::new(0))),
@@ -176,8 +179,7 @@ impl Ledger {
         let level = level.max(0) as u64;
         totals.allocated_blocks = level >> BLOCKS_SHIFT;
         totals.requested_bytes = level & ((1 << BLOCKS_SHIFT) - 1);
-        let before = self.common.high_water_blocks.fetch_max(totals.allocated_blocks, Ordering::Relaxed);
-        totals.high_water_blocks = before.max(totals.allocated_blocks);
+        totals.high_water_blocks = self.common.note_level(totals.allocated_blocks);
         totals
     }
 
@@ -212,7 +214,19 @@ impl Ledger {
         meter.level.fetch_sub(drift, Ordering::Relaxed);
         let level = self.common.level.fetch_add(drift, Ordering::Relaxed) + drift;
         let blocks = (level >> BLOCKS_SHIFT).max(0) as u64;
-        self.common.high_water_blocks.fetch_max(blocks, Ordering::Relaxed);
+        if blocks > self.common.high_water_blocks.load(Ordering::Relaxed) {
+            // Frees by other threads than allocate may not have been reported: all are asked.
+            self.common.note_level(self.allocated_blocks());
+        }
+    }
+}
+
+impl Common {
+    /// Takes note of what is held now; the most there ever was, in blocks.
+    fn note_level(&self, blocks: u64) -> u64 {
+        // A sum taken while threads are at it may be more than there can be.
+        let blocks = blocks.min(self.total_blocks);
+        self.high_water_blocks.fetch_max(blocks, Ordering::Relaxed).max(blocks)
     }
 }
 
@@ -349,6 +363,21 @@ mod tests {
             assert!(!ledger.has_frees_in(epoch + 1));
         }
         assert_eq!(ledger.totals().frees, frees + 1);
+    }
+
+    /// Where one thread allocates and another frees, each reported what it did when it came to 2 MiB: the mark was as
+    /// much as that too high, and above what the pool had.
+    #[test]
+    fn what_another_thread_frees_is_not_counted_twice() {
+        let ledger = Ledger::new(1024);
+        for _ in 0..50 {
+            ledger.note_hit(0, 100, 1);
+            ledger.note_free(1, 100, 1, 1, 1024);
+        }
+        assert_eq!(ledger.totals().high_water_blocks, 100);
+        ledger.note_hit(2, 300, 1);
+        ledger.note_free(3, 300, 1, 1, 1024);
+        assert_eq!(ledger.totals().high_water_blocks, 300, "a peak is seen though nobody asks");
     }
 
     #[test]
