@@ -424,8 +424,7 @@ impl Pool {
         if self.growth.is_closed() {
             return true;
         }
-        let note = |turn| self.ledger.note_turn(turn);
-        let turned = self.clock.turn(&*self.gpu, self.now_ms(), is_worth_it, note);
+        let turned = self.clock.turn(&*self.gpu, self.now_ms(), is_worth_it, || self.ledger.note_marked());
         if let Some(witness) = &self.witness {
             witness.safe(self.clock.safe());
         }

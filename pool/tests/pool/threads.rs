@@ -1,6 +1,7 @@
 //! Many threads at once: nobody gets what another holds or the GPU may still use, and in the end nothing is missing.
 
 use std::{
+    collections::VecDeque,
     ptr::NonNull,
     sync::{
         Mutex,
@@ -90,6 +91,37 @@ fn of_many_frees_of_one_block_one_counts() {
         assert!(outcomes.iter().all(|outcome| { matches!(outcome, FreeOutcome::Freed | FreeOutcome::AlreadyFree) }));
     }
     assert_eq!(bench.pool.stats().frees, 500);
+}
+
+/// More threads than have accounts of their own, at once and one after the other, and frees by others than allocated.
+#[test]
+fn the_accounts_are_exact_whoever_counts() {
+    const PAIRS: u64 = 500;
+    const WAITING_AT_MOST: usize = 50;
+    let bench = Bench::full_grown(&[4096]);
+    let waiting = Mutex::new(VecDeque::new());
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for _ in 0..40 {
+                scope.spawn(|| {
+                    for _ in 0..PAIRS {
+                        let address = bench.alloc(1).addr();
+                        let oldest = {
+                            let mut waiting = waiting.lock().unwrap();
+                            waiting.push_back(address);
+                            if waiting.len() > WAITING_AT_MOST { waiting.pop_front() } else { None }
+                        };
+                        let outcome = oldest.map(|address| bench.pool.free(std::ptr::without_provenance(address)));
+                        assert!(outcome.is_none_or(|outcome| outcome == FreeOutcome::Freed));
+                    }
+                });
+            }
+        });
+    }
+    let held = waiting.into_inner().unwrap().len() as u64;
+    let stats = bench.pool.stats();
+    assert_eq!((stats.hits, stats.frees), (3 * 40 * PAIRS, 3 * 40 * PAIRS - held));
+    assert_eq!((stats.allocated_blocks, stats.requested_bytes), (held, held * BLOCK_BYTES as u64));
 }
 
 struct World {
