@@ -30,19 +30,23 @@ const LARGEST_BYTES: [usize; 4] = [64 * MIB, 128 * MIB, 256 * MIB, MAX_SLAB_BYTE
 
 /// The slabs a pool grows by, in order. A block never spans two of them.
 ///
-/// Three sizes say how it lives. What it *keeps* is never given back: the first slab, or with [`eager`](Self::eager)
-/// all of its ordinary size, which it then wants from the beginning. Up to its *ordinary size* it grows ahead of need,
-/// whenever less than half of what it has is free. Beyond that, up to its *limit*, it grows only for a request that
-/// missed.
+/// Three sizes say how it lives. What it *keeps* it wants from its first slab on and never gives back: the first two,
+/// or with [`eager`](Self::eager) all of its ordinary size, which it then wants before anybody asks. Up to its *ordinary
+/// size* it grows ahead of need, whenever less than half of what it has is free, or a request finds nothing that is safe
+/// at once. Beyond that, up to its *limit*, it grows only for a request that missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {
     slab_bytes: Vec<usize>,
+    kept_slabs: usize,
     ordinary_slabs: usize,
     is_eager: bool,
 }
 
+/// How many slabs are kept where nothing else is asked for.
+const KEPT_SLABS: usize = 2;
+
 impl PoolConfig {
-    /// A pool of exactly these slabs, each a size in bytes.
+    /// A pool of exactly these slabs, each a size in bytes, of which it keeps the first.
     ///
     /// # Errors
     /// When there is none or more than [`MAX_SLABS`], one is no multiple of [`BLOCK_BYTES`], is zero or above
@@ -60,7 +64,7 @@ impl PoolConfig {
         if total > MAX_CAPACITY_BYTES {
             return Err(ConfigError::Capacity(total));
         }
-        Ok(Self { slab_bytes: slab_bytes.to_vec(), ordinary_slabs: slab_bytes.len(), is_eager: false })
+        Ok(Self { slab_bytes: slab_bytes.to_vec(), kept_slabs: 1, ordinary_slabs: slab_bytes.len(), is_eager: false })
     }
 
     /// A pool of `bytes`, rounded up to whole blocks, in slabs of 4, 12, 16, 32, 64, 64, 64 MiB and so on. Somebody waits
@@ -99,13 +103,14 @@ impl PoolConfig {
         let (slab_bytes, ordinary_slabs) = shapes
             .find(|(slab_bytes, _)| slab_bytes.len() <= MAX_SLABS)
             .unwrap_or_else(|| grown(MAX_SLAB_BYTES, MAX_SLAB_BYTES));
-        Ok(Self { ordinary_slabs, ..Self::with_slabs(&slab_bytes)? })
+        let kept_slabs = ordinary_slabs.min(KEPT_SLABS);
+        Ok(Self { kept_slabs, ordinary_slabs, ..Self::with_slabs(&slab_bytes)? })
     }
 
     /// The same, its ordinary size wanted from the beginning and kept for good.
     #[must_use]
     pub fn eager(self) -> Self {
-        Self { is_eager: true, ..self }
+        Self { kept_slabs: self.ordinary_slabs, is_eager: true, ..self }
     }
 
     /// The slabs' sizes in bytes, in the order in which they are reserved.
@@ -135,7 +140,7 @@ impl PoolConfig {
     }
 
     pub(crate) fn kept_slabs(&self) -> u32 {
-        if self.is_eager { self.ordinary_slabs() } else { 1 }
+        self.kept_slabs as u32
     }
 
     pub(crate) fn ordinary_slabs(&self) -> u32 {
@@ -156,7 +161,7 @@ impl Default for PoolConfig {
     /// [`DEFAULT_CAPACITY_BYTES`] in slabs of 4, 12, 16, 32, 64, 64 and 64 MiB.
     fn default() -> Self {
         let slab_bytes = [4, 12, 16, 32, 64, 64, 64].map(|mib| mib * MIB).to_vec();
-        Self { ordinary_slabs: slab_bytes.len(), slab_bytes, is_eager: false }
+        Self { kept_slabs: KEPT_SLABS, ordinary_slabs: slab_bytes.len(), is_eager: false, slab_bytes }
     }
 }
 
@@ -227,9 +232,10 @@ mod tests {
     fn a_limit_adds_slabs_that_are_not_ordinary() {
         let config = PoolConfig::with_limit(100 * MIB, 300 * MIB).unwrap();
         assert_eq!(mib(&config), [4, 12, 16, 32, 36, 64, 64, 64, 8]);
-        assert_eq!((config.kept_slabs(), config.ordinary_slabs()), (1, 5));
+        assert_eq!((config.kept_slabs(), config.ordinary_slabs()), (2, 5));
         assert_eq!(config.eager().kept_slabs(), 5);
         assert_eq!(PoolConfig::with_limit(16 * MIB, MIB), PoolConfig::with_capacity(16 * MIB));
+        assert_eq!(PoolConfig::with_limit(4 * MIB, 300 * MIB).map(|config| config.kept_slabs()), Ok(1));
     }
 
     fn mib(config: &PoolConfig) -> Vec<usize> {

@@ -66,7 +66,8 @@ pub struct StillAllocated {
 #[derive(Debug)]
 pub(crate) struct Growth {
     claim: Claim,
-    /// The largest request, in blocks, that missed and that a slab to come would have served; 0 for none.
+    /// The largest request, in blocks, that missed or had to turn the clock, where a slab to come would have served it; 0
+    /// for none.
     pressed_blocks: AtomicU32,
     /// The source refused; asking again is the caller's decision.
     failed: AtomicBool,
@@ -113,7 +114,7 @@ impl Growth {
         !self.is_closed() && !self.failed.load(Ordering::Relaxed) && slabs.next().is_some()
     }
 
-    /// Whether a request has missed for want of a slab.
+    /// Whether a request has missed, or had to turn the clock, for want of a slab.
     pub(crate) fn is_pressed(&self) -> bool {
         self.pressed_blocks.load(Ordering::Relaxed) != 0
     }

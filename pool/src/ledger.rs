@@ -1,14 +1,14 @@
 //! The pool's accounts: counters that threads write without meeting, and sums when somebody asks.
 //!
-//! Each shard counts for itself. What is held is kept as one number, blocks above bit 40 and the requested bytes
+//! Each shard counts for itself; where it is one thread's own, by a load and a store, since nobody else writes there. What
+//! is held is kept as one number, blocks above bit 40 and the requested bytes
 //! below, so that an allocation or a free changes both at once; it moves to the common level when it has drifted by
 //! a quantum, which is when the high-water mark is taken.
 
 use crate::{
     apart::Apart,
     config::BLOCK_BYTES,
-    reuse_clock::Turn,
-    shard::SHARDS,
+    shard::{self, SHARDS},
     stats::{Miss, MissCounts},
     sync::{AtomicI64, AtomicU64, Ordering},
 };
@@ -30,18 +30,21 @@ struct Common {
     /// What is held as far as reported, packed as in [`Meter::level`].
     level: AtomicI64,
     high_water_blocks: AtomicU64,
+    /// The most that can ever be held.
+    total_blocks: u64,
     /// Blocks freed since the last mark, as far as reported.
     freed_since_mark: AtomicU64,
 }
 
-/// One shard's part.
+/// One shard's part, written by its threads alone.
 #[derive(Debug)]
 struct Meter {
+    is_own: bool,
     hits: AtomicU64,
-    /// Frees in epochs before those of `freed_in`.
     frees: AtomicU64,
-    /// Blocks held, times 2^40, plus bytes requested: what this shard allocated less what it freed, not yet reported.
-    level: AtomicI64,
+    /// Blocks held, times 2^40, plus bytes requested: what this shard allocated less what it freed, not yet reported. A
+    /// signed number.
+    level: AtomicU64,
     /// What was freed in one epoch, by epoch, as in [`Freed`]. The first free in a later one begins it anew, so that who
     /// turns the clock need not touch it.
     freed_in: [AtomicU64; EPOCHS],
@@ -66,10 +69,11 @@ impl Ledger {
     /// Empty accounts of a pool that may come to have `total_blocks`.
     pub(crate) fn new(total_blocks: u32) -> Self {
         Self {
-            meters: (0..SHARDS).map(|_| Apart(Meter::new())).collect(),
+            meters: (0..SHARDS).map(|shard| Apart(Meter::new(shard::is_own(shard)))).collect(),
             common: Apart(Common {
                 level: AtomicI64::new(0),
                 high_water_blocks: AtomicU64::new(0),
+                total_blocks: u64::from(total_blocks),
                 freed_since_mark: AtomicU64::new(0),
             }),
             misses: Apart(std::array::from_fn(|_| AtomicU64::new(0))),
@@ -83,9 +87,8 @@ impl Ledger {
         let Some(meter) = self.meters.get(shard) else {
             return;
         };
-        meter.hits.fetch_add(1, Ordering::Relaxed);
-        let amount = pack(blocks, requested_bytes);
-        let drift = meter.level.fetch_add(amount, Ordering::Relaxed) + amount;
+        meter.add(&meter.hits, 1);
+        let drift = meter.change_level(pack(blocks, requested_bytes));
         if drift >> BLOCKS_SHIFT >= self.quantum_blocks as i64 {
             self.report_level(meter, drift);
         }
@@ -103,8 +106,8 @@ impl Ledger {
         reserved_blocks: u64,
     ) -> Option<u64> {
         let meter = self.meters.get(shard)?;
-        let amount = pack(blocks, requested_bytes);
-        let drift = meter.level.fetch_sub(amount, Ordering::Relaxed) - amount;
+        meter.add(&meter.frees, 1);
+        let drift = meter.change_level(-pack(blocks, requested_bytes));
         if drift >> BLOCKS_SHIFT < -(self.quantum_blocks as i64) {
             self.report_level(meter, drift);
         }
@@ -122,7 +125,7 @@ impl Ledger {
 
     /// Whether there were frees in `epoch`, which is not safe.
     pub(crate) fn has_frees_in(&self, epoch: u64) -> bool {
-        self.freed_since_mark() != 0 || self.freed().any(|freed| freed.frees() != 0 && freed.is_newer_than(epoch - 1))
+        self.freed_since_mark() != 0 || self.freed().any(|freed| freed.blocks() != 0 && freed.epoch() >= epoch)
     }
 
     /// A request that was not served.
@@ -132,17 +135,12 @@ impl Ledger {
         }
     }
 
-    /// The clock was turned: what was freed is marked from now on.
+    /// All that was freed is marked.
     ///
     /// A free that was stamped before its epoch closed but is noted after another began counts towards that one, and
     /// leaves the account with it.
-    pub(crate) fn note_turn(&self, turn: Turn) {
-        if turn.marked {
-            self.common.freed_since_mark.store(0, Ordering::Relaxed);
-        }
-        if turn.safe_before >> FORGET_SHIFT != turn.safe_now >> FORGET_SHIFT {
-            self.forget(turn.safe_now);
-        }
+    pub(crate) fn note_marked(&self) {
+        self.common.freed_since_mark.store(0, Ordering::Relaxed);
     }
 
     /// Allocated blocks as far as the shards have reported: one load, a quantum a shard off.
@@ -152,13 +150,13 @@ impl Ledger {
 
     /// Freed after epoch `safe`, and not known to be done with by the GPU.
     pub(crate) fn quarantined_blocks(&self, safe: u64) -> u64 {
-        self.freed().filter(|freed| freed.is_newer_than(safe)).map(Freed::blocks).sum()
+        self.freed().filter(|freed| freed.epoch() > safe).map(Freed::blocks).sum()
     }
 
     /// Held by the program.
     pub(crate) fn allocated_blocks(&self) -> u64 {
         let common = self.common.level.load(Ordering::Relaxed);
-        let level = self.meters.iter().fold(common, |level, m| level.wrapping_add(m.level.load(Ordering::Relaxed)));
+        let level = self.meters.iter().fold(common, |level, m| level.wrapping_add(m.level()));
         // Negative only for a moment, while a shard reports.
         level.max(0) as u64 >> BLOCKS_SHIFT
     }
@@ -168,16 +166,15 @@ impl Ledger {
         let mut level = self.common.level.load(Ordering::Relaxed);
         let mut totals = Totals::default();
         for meter in &self.meters {
-            level = level.wrapping_add(meter.level.load(Ordering::Relaxed));
+            level = level.wrapping_add(meter.level());
             totals.hits += meter.hits.load(Ordering::Relaxed);
-            totals.frees += meter.frees();
+            totals.frees += meter.frees.load(Ordering::Relaxed);
         }
         // Negative only for a moment, while a shard reports.
         let level = level.max(0) as u64;
         totals.allocated_blocks = level >> BLOCKS_SHIFT;
         totals.requested_bytes = level & ((1 << BLOCKS_SHIFT) - 1);
-        let before = self.common.high_water_blocks.fetch_max(totals.allocated_blocks, Ordering::Relaxed);
-        totals.high_water_blocks = before.max(totals.allocated_blocks);
+        totals.high_water_blocks = self.common.note_level(totals.allocated_blocks);
         totals
     }
 
@@ -193,37 +190,57 @@ impl Ledger {
         all.map(|word| Freed(word.load(Ordering::Relaxed)))
     }
 
-    /// Ends the words of epochs that are safe, lest one of a shard that is no longer used looks new when the epochs that
-    /// a word tells apart have gone round.
-    #[cold]
-    fn forget(&self, safe: u64) {
-        for meter in &self.meters {
-            for word in &meter.freed_in {
-                let freed = Freed(word.load(Ordering::Relaxed));
-                if !freed.is_newer_than(safe) {
-                    meter.end(word, freed, Freed(Freed::tag_of(safe)));
-                }
-            }
-        }
-    }
-
     #[cold]
     fn report_level(&self, meter: &Meter, drift: i64) {
-        meter.level.fetch_sub(drift, Ordering::Relaxed);
+        meter.change_level(-drift);
         let level = self.common.level.fetch_add(drift, Ordering::Relaxed) + drift;
         let blocks = (level >> BLOCKS_SHIFT).max(0) as u64;
-        self.common.high_water_blocks.fetch_max(blocks, Ordering::Relaxed);
+        if blocks > self.common.high_water_blocks.load(Ordering::Relaxed) {
+            // Frees by other threads than allocate may not have been reported: all are asked.
+            self.common.note_level(self.allocated_blocks());
+        }
+    }
+}
+
+impl Common {
+    /// Takes note of what is held now; the most there ever was, in blocks.
+    fn note_level(&self, blocks: u64) -> u64 {
+        // A sum taken while threads are at it may be more than there can be.
+        let blocks = blocks.min(self.total_blocks);
+        self.high_water_blocks.fetch_max(blocks, Ordering::Relaxed).max(blocks)
     }
 }
 
 impl Meter {
-    fn new() -> Self {
+    fn new(is_own: bool) -> Self {
         Self {
+            is_own,
             hits: AtomicU64::new(0),
             frees: AtomicU64::new(0),
-            level: AtomicI64::new(0),
+            level: AtomicU64::new(0),
             freed_in: std::array::from_fn(|_| AtomicU64::new(0)),
         }
+    }
+
+    /// Adds to one of its counters; what that was before.
+    #[inline]
+    fn add(&self, counter: &AtomicU64, amount: u64) -> u64 {
+        if !self.is_own {
+            return counter.fetch_add(amount, Ordering::Relaxed);
+        }
+        let before = counter.load(Ordering::Relaxed);
+        counter.store(before.wrapping_add(amount), Ordering::Relaxed);
+        before
+    }
+
+    /// What `level` is after the change.
+    #[inline]
+    fn change_level(&self, amount: i64) -> i64 {
+        (self.add(&self.level, amount as u64) as i64).wrapping_add(amount)
+    }
+
+    fn level(&self) -> i64 {
+        self.level.load(Ordering::Relaxed) as i64
     }
 
     /// Adds a free to its epoch, or to the one that has come in its place; returns the blocks freed in it before.
@@ -231,72 +248,39 @@ impl Meter {
     fn add_freed(&self, epoch: u64, blocks: u32) -> Option<u64> {
         let word = self.freed_in.get(epoch as usize % EPOCHS)?;
         let seen = Freed(word.load(Ordering::Relaxed));
-        if !seen.is_of(epoch) && self.begin(word, seen, epoch, blocks) {
+        if seen.epoch() < epoch && begin(word, seen, epoch, blocks) {
             return Some(0);
         }
         // Should another epoch have begun in between, it is that one's.
-        Some(Freed(word.fetch_add(Freed::one(blocks), Ordering::Relaxed)).blocks())
-    }
-
-    /// Begins `epoch` with its first free; false when another thread has, or a later one has begun.
-    #[cold]
-    fn begin(&self, word: &AtomicU64, seen: Freed, epoch: u64, blocks: u32) -> bool {
-        !seen.is_newer_than(epoch) && self.end(word, seen, Freed(Freed::tag_of(epoch) | Freed::one(blocks)))
-    }
-
-    /// Puts `next` in the place of what was `seen`, whose frees are kept; false when that has changed.
-    fn end(&self, word: &AtomicU64, seen: Freed, next: Freed) -> bool {
-        let is_ours = word.compare_exchange(seen.0, next.0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if is_ours {
-            self.frees.fetch_add(seen.frees(), Ordering::Relaxed);
-        }
-        is_ours
-    }
-
-    fn frees(&self) -> u64 {
-        let in_epochs = self.freed_in.iter().map(|word| Freed(word.load(Ordering::Relaxed)).frees());
-        self.frees.load(Ordering::Relaxed) + in_epochs.sum::<u64>()
+        Some(Freed(self.add(word, u64::from(blocks))).blocks())
     }
 }
 
-/// What one shard freed in one epoch: the epoch in 20 bits, the frees in 22 and their blocks in 22. Neither can be more
-/// than the pool has blocks, 2^20, since what is freed in an epoch is not handed out again before it is safe; frees that
-/// are noted late come on top, at most one a thread.
+/// Begins `epoch` with its first free in the place of an older one; false when another thread of the shard has.
+#[cold]
+fn begin(word: &AtomicU64, seen: Freed, epoch: u64, blocks: u32) -> bool {
+    word.compare_exchange(seen.0, Freed::first(epoch, blocks).0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
+/// What one shard freed in one epoch: the epoch in 42 bits, as many as a century of turns of a millisecond, and its blocks
+/// in 22. They cannot be more than the pool has, 2^20, since what is freed in an epoch is not handed out again before it is
+/// safe; frees that are noted late come on top, at most one a thread.
 #[derive(Debug, Clone, Copy)]
 struct Freed(u64);
 
-/// Every so many epochs, as a power of two, words of old ones are ended: far more often than their 20 bits go round.
-const FORGET_SHIFT: u32 = 16;
-
 impl Freed {
-    const TAG_SHIFT: u32 = 44;
-    const FREES_SHIFT: u32 = 22;
-    const COUNT_MASK: u64 = (1 << 22) - 1;
+    const EPOCH_SHIFT: u32 = 22;
 
-    fn one(blocks: u32) -> u64 {
-        1 << Self::FREES_SHIFT | u64::from(blocks)
-    }
-
-    fn tag_of(epoch: u64) -> u64 {
-        epoch << Self::TAG_SHIFT
+    fn first(epoch: u64, blocks: u32) -> Self {
+        Self(epoch << Self::EPOCH_SHIFT | u64::from(blocks))
     }
 
     fn blocks(self) -> u64 {
-        self.0 & Self::COUNT_MASK
+        self.0 & ((1 << Self::EPOCH_SHIFT) - 1)
     }
 
-    fn frees(self) -> u64 {
-        self.0 >> Self::FREES_SHIFT & Self::COUNT_MASK
-    }
-
-    fn is_of(self, epoch: u64) -> bool {
-        (self.0 ^ Self::tag_of(epoch)) >> Self::TAG_SHIFT == 0
-    }
-
-    /// Whether its epoch came after `epoch`: the difference of the tags, as a signed number, in the upper bits.
-    fn is_newer_than(self, epoch: u64) -> bool {
-        let tag = self.0 >> Self::TAG_SHIFT << Self::TAG_SHIFT;
-        tag.wrapping_sub(Self::tag_of(epoch)) as i64 > 0
+    fn epoch(self) -> u64 {
+        self.0 >> Self::EPOCH_SHIFT
     }
 }
 
@@ -330,25 +314,19 @@ mod tests {
         assert_eq!((ledger.totals().frees, ledger.totals().hits, ledger.allocated_blocks()), (6, 6, 0));
     }
 
+    /// Where one thread allocates and another frees, each reported what it did when it came to 2 MiB: the mark was as
+    /// much as that too high, and above what the pool had.
     #[test]
-    fn epochs_that_have_gone_round_do_not_make_old_frees_new() {
-        let ledger = Ledger::new(4096);
-        let mut frees = 0;
-        // One shard frees always, one in the first epoch alone, one now and then.
-        free(&ledger, 7, 100, 1);
-        const STEP: usize = 1009;
-        for epoch in (1..1 << 22).step_by(STEP) {
-            free(&ledger, 0, 1, epoch);
-            frees += 1;
-            if epoch % 300 == 0 {
-                free(&ledger, 3, 1000, epoch);
-                frees += 1;
-            }
-            ledger.note_turn(Turn { safe_before: epoch.saturating_sub(STEP as u64), safe_now: epoch, marked: true });
-            assert_eq!(ledger.quarantined_blocks(epoch), 0, "{epoch}");
-            assert!(!ledger.has_frees_in(epoch + 1));
+    fn what_another_thread_frees_is_not_counted_twice() {
+        let ledger = Ledger::new(1024);
+        for _ in 0..50 {
+            ledger.note_hit(0, 100, 1);
+            ledger.note_free(1, 100, 1, 1, 1024);
         }
-        assert_eq!(ledger.totals().frees, frees + 1);
+        assert_eq!(ledger.totals().high_water_blocks, 100);
+        ledger.note_hit(2, 300, 1);
+        ledger.note_free(3, 300, 1, 1, 1024);
+        assert_eq!(ledger.totals().high_water_blocks, 300, "a peak is seen though nobody asks");
     }
 
     #[test]
@@ -357,7 +335,7 @@ mod tests {
         let reports: Vec<u64> = (0..3000).filter_map(|_| free(&ledger, 0, 1, 1)).collect();
         assert_eq!(reports, [2048]);
         assert_eq!(free(&ledger, 1, 2048, 1), Some(4096));
-        ledger.note_turn(Turn { safe_before: 0, safe_now: 1, marked: true });
+        ledger.note_marked();
         assert_eq!((ledger.freed_since_mark(), free(&ledger, 1, 2047, 2)), (0, None));
     }
 }

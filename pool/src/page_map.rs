@@ -44,7 +44,10 @@ impl PageMap {
         let last = start + blocks.saturating_sub(1);
         let reached = (start / GROUP + 1) as usize..(last / GROUP + 1) as usize;
         for entry in self.cover.get(reached).unwrap_or_default() {
-            entry.store(start, Ordering::Relaxed);
+            // A block of 1 MiB that comes and goes names itself again and again, on a line with those of three others.
+            if entry.load(Ordering::Relaxed) != start {
+                entry.store(start, Ordering::Relaxed);
+            }
         }
         if let Some(cell) = self.words.get(start) {
             cell.store(word.0, Ordering::Release);

@@ -175,13 +175,16 @@ impl Pool {
         Ok(outcome)
     }
 
-    /// Whether another slab would be of use: a request missed for want of it; or the pool is below its ordinary size,
-    /// and eager, or less than half of what is reserved is in the free list. A few loads.
+    /// Whether another slab would be of use: a request missed for want of it, or had the clock turned for it alone in a pool
+    /// below its ordinary size; or the pool is below that size and less than half of what is reserved is in the free list, or it
+    /// has less than it keeps for good. A few loads.
     #[must_use]
     pub fn wants_growth(&self) -> bool {
-        let is_ordinary = || self.slabs.installed() < self.ordinary_slabs;
-        let is_pressed = self.growth.is_pressed();
-        self.growth.is_possible(&self.slabs) && (is_pressed || (self.is_eager || self.store.is_low()) && is_ordinary())
+        let installed = self.slabs.installed();
+        let is_begun = installed != 0 || self.is_eager;
+        let is_ahead_of_need = || self.store.is_low() && installed < self.ordinary_slabs;
+        self.growth.is_possible(&self.slabs)
+            && (self.growth.is_pressed() || is_begun && installed < self.kept_slabs || is_ahead_of_need())
     }
 
     /// Takes a slab into use again that was about to be given back; its size in bytes. [`grow`](Self::grow) does so first.
@@ -303,6 +306,9 @@ impl Pool {
         if self.slabs.installed() == 0 {
             return Err(Miss::NotReserved);
         }
+        if let Some(index) = self.relieve_or_press(shard, blocks) {
+            return Ok(index);
+        }
         let mut taken = Ok(None);
         for _ in 0..PATIENCE_TURNS {
             let is_up_to_date = self.turn_clock(|epoch| self.ledger.has_frees_in(epoch));
@@ -320,6 +326,27 @@ impl Pool {
             Ok(Some(index)) => Ok(index),
             Ok(None) => Err(self.shortage(blocks)),
             Err(_) => Err(Miss::Busy),
+        }
+    }
+
+    /// A program that has one large block at a time would turn the clock for each, all its life, in a pool that has room
+    /// for one: what may be given back stays, if it serves, and below the ordinary size another slab is of use.
+    fn relieve_or_press(&self, shard: usize, blocks: u32) -> Option<u32> {
+        if self.recall().is_some()
+            && let Ok(Some(index)) = self.store.take(&self.taker(shard), blocks)
+        {
+            return Some(index);
+        }
+        self.press_below_ordinary_size(blocks);
+        None
+    }
+
+    /// The clock is turned for a request or a free of so many blocks alone: the next slab, of whatever size, is of use.
+    fn press_below_ordinary_size(&self, blocks: u32) {
+        if self.slabs.installed() < self.ordinary_slabs
+            && let Some(next) = self.slabs.next()
+        {
+            self.growth.press(blocks.min(next.blocks()));
         }
     }
 
@@ -365,6 +392,9 @@ impl Pool {
         if freed_since_mark.is_some_and(|freed| self.is_worth_a_mark(freed)) {
             // Unless another thread has thought the same just now.
             self.turn_clock(|_| self.is_worth_a_mark(self.ledger.freed_since_mark()));
+            if self.is_worth_a_mark(u64::from(blocks)) {
+                self.press_below_ordinary_size(blocks);
+            }
         }
     }
 
@@ -394,8 +424,7 @@ impl Pool {
         if self.growth.is_closed() {
             return true;
         }
-        let note = |turn| self.ledger.note_turn(turn);
-        let turned = self.clock.turn(&*self.gpu, self.now_ms(), is_worth_it, note);
+        let turned = self.clock.turn(&*self.gpu, self.now_ms(), is_worth_it, || self.ledger.note_marked());
         if let Some(witness) = &self.witness {
             witness.safe(self.clock.safe());
         }

@@ -43,17 +43,6 @@ struct Marks {
     passed: AtomicU64,
 }
 
-/// What a turn of the clock did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Turn {
-    /// The epochs above this one, up to and with `safe_now`, became safe in this turn.
-    pub(crate) safe_before: u64,
-    /// The newest epoch that is safe.
-    pub(crate) safe_now: u64,
-    /// All frees that there were when the turn began are marked.
-    pub(crate) marked: bool,
-}
-
 /// Closed epochs and their marks, the older one first.
 type InFlight = [Option<(u64, Mark)>; 2];
 
@@ -98,22 +87,22 @@ impl ReuseClock {
     }
 
     /// Asks about the marks in flight, and makes new ones, as far as there is room, when `is_worth_it` says so of the
-    /// open epoch: there were frees in it, each counted after it was stamped. What came of it is told to `note` before
-    /// another turn can begin. False when another thread is at it. No lock and no destructor is held across a call to
+    /// open epoch: there were frees in it, each counted after it was stamped. That all frees there were are marked is told to
+    /// `note_marked` before another turn can begin. False when another thread is at it. No lock and no destructor is held across a call to
     /// `gpu`.
     pub(crate) fn turn(
         &self,
         gpu: &dyn WorkFence,
         now_ms: u64,
         is_worth_it: impl Fn(u64) -> bool,
-        note: impl Fn(Turn),
+        note_marked: impl Fn(),
     ) -> bool {
         let Some(ticket) = self.claim.take(now_ms) else {
             return false;
         };
-        let safe_before = self.epochs.safe.load(Ordering::Relaxed);
-        let marked = self.mark_all(gpu, is_worth_it);
-        note(Turn { safe_before, safe_now: self.safe(), marked });
+        if self.mark_all(gpu, is_worth_it) {
+            note_marked();
+        }
         self.claim.give_back(ticket);
         true
     }

@@ -167,7 +167,7 @@ fn no_epoch_is_safe_before_the_work_of_its_frees() {
                 clock.stamp()
             }
         });
-        clock.turn(&*gpu, 0, |_| true, |_| ());
+        clock.turn(&*gpu, 0, |_| true, || ());
         let safe = clock.safe();
         let stamp = freeing.join().unwrap();
         assert!(stamp > safe, "the work never ends, so the block may never be handed out");
@@ -181,11 +181,11 @@ fn two_who_turn_the_clock_do_not_spoil_it() {
         let (clock, gpu) = (Arc::new(ReuseClock::new()), Arc::new(Busy::new()));
         let turning = thread::spawn({
             let (clock, gpu) = (Arc::clone(&clock), Arc::clone(&gpu));
-            move || clock.turn(&*gpu, 0, |_| true, |_| ())
+            move || clock.turn(&*gpu, 0, |_| true, || ())
         });
         gpu.submitted.store(1, Ordering::Relaxed);
         let stamp = clock.stamp();
-        let turned = clock.turn(&*gpu, 0, |_| true, |_| ());
+        let turned = clock.turn(&*gpu, 0, |_| true, || ());
         assert!(turning.join().unwrap() || turned);
         assert!(stamp > clock.safe());
     });

@@ -249,8 +249,8 @@ static void stress(void)
 
 /* --- exit --- */
 
-/* More than half of the 4 MiB that a pool begins with, so that it grows in the background. */
-static void take_more_than_half(int then_wait_us)
+/* Of the 4 MiB that a pool begins with, while it grows in the background. */
+static void take_some(int then_wait_us)
 {
     for (int i = 0; i < 3; i++) {
         char *block;
@@ -272,6 +272,6 @@ int main(int argc, char **argv)
     else if (strcmp(argv[1], "stress") == 0)
         stress();
     else
-        take_more_than_half(atoi(argv[2]));
+        take_some(atoi(argv[2]));
     return 0;
 }

@@ -136,7 +136,16 @@ impl Model {
 
     fn alloc(&mut self, bytes: usize, tag: u32) -> Result<(), TestCaseError> {
         let must_succeed = self.is_gpu_known_to_be_done() && self.has_run(blocks_for(bytes));
-        match self.bench.pool.alloc(bytes, tag) {
+        let marks_before = self.bench.pool.stats().marks_made;
+        let outcome = self.bench.pool.alloc(bytes, tag);
+        if self.bench.pool.stats().marks_made != marks_before {
+            prop_assert_eq!(
+                self.bench.pool.wants_growth(),
+                self.slabs.len() < SLAB_BLOCKS.len(),
+                "it had to turn the clock"
+            );
+        }
+        match outcome {
             Ok(address) => {
                 let block = Live { start: address.as_ptr().addr(), bytes, tag };
                 self.check_new(block)?;

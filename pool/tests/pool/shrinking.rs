@@ -12,6 +12,8 @@ use aishim_pool::{BLOCK_BYTES, FreeOutcome, GrowOutcome, PinnedSource, Pool, Poo
 
 use crate::doubles::{Bench, FakeGpu};
 
+const MIB: usize = 1 << 20;
+
 /// Looks of the background thread, as many as it takes to set a slab aside and to give it back.
 fn look(bench: &Bench) -> Option<usize> {
     (0..3).find_map(|_| bench.pool.give_back_idle(0))
@@ -113,7 +115,6 @@ fn what_is_aside_is_no_growth_for_a_request_that_it_cannot_serve() {
 
 #[test]
 fn an_eager_pool_keeps_its_ordinary_size() {
-    const MIB: usize = 1 << 20;
     let config = PoolConfig::with_limit(32 * MIB, 64 * MIB).unwrap().eager();
     let pool = Pool::new(&config, Box::new(Landlord::new(64)), Box::new(Arc::new(FakeGpu::default())));
     assert!(pool.wants_growth(), "before anybody asks");
@@ -135,7 +136,6 @@ fn an_eager_pool_keeps_its_ordinary_size() {
 /// As a DataLoader's first batches: the next slab is smaller than what has missed.
 #[test]
 fn a_request_that_missed_brings_slabs_until_one_is_large_enough() {
-    const MIB: usize = 1 << 20;
     let config = PoolConfig::with_limit(4 * MIB, 256 * MIB).unwrap();
     let pool = Pool::new(&config, Box::new(Landlord::new(64)), Box::new(Arc::new(FakeGpu::default())));
     assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(4 * MIB)));
@@ -145,6 +145,90 @@ fn a_request_that_missed_brings_slabs_until_one_is_large_enough() {
         assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(mib * MIB)));
     }
     assert!(!pool.wants_growth() && pool.alloc(20 * MIB, 0).is_ok());
+}
+
+/// A program that pinned a few pages had 4 MiB for a long time, and found them used up when it came to need more.
+#[test]
+fn the_second_slab_comes_without_need_and_stays() {
+    let pool = pool_of(256, 512);
+    assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(4 * MIB)));
+    let page = pool.alloc(1, 0).unwrap();
+    assert!(pool.wants_growth());
+    assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(12 * MIB)));
+    assert!(!pool.wants_growth());
+    assert_eq!(pool.free(page.as_ptr()), FreeOutcome::Freed);
+    assert_eq!((0..9).find_map(|_| pool.give_back_idle(0)), None);
+    assert!(!pool.may_shrink() && !pool.wants_growth());
+    let small = pool_of(4, 512);
+    assert_eq!(small.grow(), Ok(GrowOutcome::Grown(4 * MIB)));
+    assert!(!small.wants_growth(), "that is all its ordinary size");
+}
+
+/// A program with one large block at a time, in a pool with room for one or two, turned the clock for each: 4 us instead
+/// of 0.2.
+#[test]
+fn a_block_for_which_alone_the_clock_is_turned_brings_a_slab() {
+    let pool = pool_of(64, 256);
+    for mib in [4, 12, 16] {
+        assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(mib * MIB)));
+    }
+    one_at_a_time(&pool, MIB, 100);
+    assert!(!pool.wants_growth(), "a turn for several");
+    let held = pool.alloc(4 * MIB, 0).unwrap();
+    one_at_a_time(&pool, 12 * MIB, 2);
+    assert!(pool.wants_growth());
+    assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(32 * MIB)));
+    assert!(!pool.wants_growth());
+    let marks = pool.stats().marks_made;
+    one_at_a_time(&pool, 12 * MIB, 100);
+    assert!(pool.stats().marks_made <= marks + 50, "two for each turn");
+    one_at_a_time(&pool, 32 * MIB, 100);
+    assert!(!pool.wants_growth(), "beyond its ordinary size it grows for who misses");
+    assert_eq!(pool.free(held.as_ptr()), FreeOutcome::Freed);
+}
+
+/// The same where much is free, but in no piece that is large enough.
+#[test]
+fn a_request_that_has_to_turn_the_clock_brings_a_slab() {
+    let bench = Bench::empty(&[16, 16, 32, 64, 64]);
+    for blocks in [16, 16, 32] {
+        assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Grown(blocks * BLOCK_BYTES)));
+    }
+    one_at_a_time(&bench.pool, 20 * BLOCK_BYTES, 1);
+    assert!(!bench.pool.wants_growth());
+    one_at_a_time(&bench.pool, 20 * BLOCK_BYTES, 1);
+    assert_eq!((bench.pool.stats().marks_made, bench.pool.wants_growth()), (1, true));
+    assert_eq!(bench.pool.grow(), Ok(GrowOutcome::Grown(64 * BLOCK_BYTES)));
+    assert!(!bench.pool.wants_growth());
+}
+
+/// Else it would be given back as idle, and brought again, all the time.
+#[test]
+fn a_slab_that_is_aside_comes_back_before_the_clock_is_turned() {
+    let pool = pool_of(256, 256);
+    for mib in [4, 12, 16, 32] {
+        assert_eq!(pool.grow(), Ok(GrowOutcome::Grown(mib * MIB)));
+    }
+    one_at_a_time(&pool, 16 * MIB, 1);
+    assert_eq!(pool.give_back_idle(3_600_000), None, "the last slab is aside now");
+    let in_use = pool.alloc(16 * MIB, 0).unwrap();
+    let marks = pool.stats().marks_made;
+    one_at_a_time(&pool, 16 * MIB, 1);
+    assert_eq!(pool.stats().marks_made, marks);
+    assert!(!pool.wants_growth());
+    assert_eq!(pool.free(in_use.as_ptr()), FreeOutcome::Freed);
+}
+
+fn pool_of(mib: usize, limit_mib: usize) -> Pool {
+    let config = PoolConfig::with_limit(mib * MIB, limit_mib * MIB).unwrap();
+    Pool::new(&config, Box::new(Landlord::new(256)), Box::new(Arc::new(FakeGpu::default())))
+}
+
+fn one_at_a_time(pool: &Pool, bytes: usize, times: u32) {
+    for _ in 0..times {
+        let block = pool.alloc(bytes, 0).unwrap();
+        assert_eq!(pool.free(block.as_ptr()), FreeOutcome::Freed);
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Many threads at once: nobody gets what another holds or the GPU may still use, and in the end nothing is missing.
 
 use std::{
+    collections::VecDeque,
     ptr::NonNull,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     thread::ScopedJoinHandle,
+    time::{Duration, Instant},
 };
 
 use aishim_pool::{BLOCK_BYTES, FreeOutcome, Miss};
@@ -45,8 +47,15 @@ fn nor_when_most_blocks_are_large() {
     run(sizes, 1, 2_000, 50);
 }
 
-/// Each thread takes or frees a block in each of its rounds, holds about so many at most, and is served so often at
-/// least, on average.
+/// How long a thread may take to be served as often as it should: far longer than it has to on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How many blocks wait at most to be freed by another thread than had them.
+const HANDED_ON_AT_MOST: usize = 2;
+
+/// Each thread takes or frees a block in each of its rounds, and holds about so many at most. It has further rounds until
+/// it has been served so often: while a thread that is at a turn of the clock, or has the heap's lock, is without a
+/// processor, all that the others ask for is missed, and they could have had all of their rounds by the time it goes on.
 fn run(sizes: Sizes, held_at_most: usize, rounds: u64, hits_at_least: u64) {
     let world = World::new(sizes, held_at_most);
     let stop = AtomicBool::new(false);
@@ -56,7 +65,7 @@ fn run(sizes: Sizes, held_at_most: usize, rounds: u64, hits_at_least: u64) {
             .map(|id| {
                 scope.spawn({
                     let world = &world;
-                    move || world.work(id, rounds)
+                    move || world.work(id, rounds, hits_at_least)
                 })
             })
             .collect();
@@ -82,6 +91,37 @@ fn of_many_frees_of_one_block_one_counts() {
         assert!(outcomes.iter().all(|outcome| { matches!(outcome, FreeOutcome::Freed | FreeOutcome::AlreadyFree) }));
     }
     assert_eq!(bench.pool.stats().frees, 500);
+}
+
+/// More threads than have accounts of their own, at once and one after the other, and frees by others than allocated.
+#[test]
+fn the_accounts_are_exact_whoever_counts() {
+    const PAIRS: u64 = 500;
+    const WAITING_AT_MOST: usize = 50;
+    let bench = Bench::full_grown(&[4096]);
+    let waiting = Mutex::new(VecDeque::new());
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for _ in 0..40 {
+                scope.spawn(|| {
+                    for _ in 0..PAIRS {
+                        let address = bench.alloc(1).addr();
+                        let oldest = {
+                            let mut waiting = waiting.lock().unwrap();
+                            waiting.push_back(address);
+                            if waiting.len() > WAITING_AT_MOST { waiting.pop_front() } else { None }
+                        };
+                        let outcome = oldest.map(|address| bench.pool.free(std::ptr::without_provenance(address)));
+                        assert!(outcome.is_none_or(|outcome| outcome == FreeOutcome::Freed));
+                    }
+                });
+            }
+        });
+    }
+    let held = waiting.into_inner().unwrap().len() as u64;
+    let stats = bench.pool.stats();
+    assert_eq!((stats.hits, stats.frees), (3 * 40 * PAIRS, 3 * 40 * PAIRS - held));
+    assert_eq!((stats.allocated_blocks, stats.requested_bytes), (held, held * BLOCK_BYTES as u64));
 }
 
 struct World {
@@ -122,16 +162,23 @@ impl World {
         }
     }
 
-    fn work(&self, id: u64, rounds: u64) {
+    fn work(&self, id: u64, rounds: u64, hits_at_least: u64) {
         let mut random = id;
         let mut mine: Vec<Held> = Vec::new();
-        for _ in 0..rounds {
+        let (begun, mut done, mut hits) = (Instant::now(), 0, 0);
+        while done < rounds || hits < hits_at_least {
+            assert!(begun.elapsed() < PATIENCE, "{hits} hits in {done} rounds: {:?}", self.bench.pool.stats());
+            done += 1;
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let dice = (random >> 33) as usize;
             if mine.len() > self.held_at_most || dice.is_multiple_of(5) {
                 self.let_go(id, &mut mine, dice);
-            } else {
-                mine.extend(self.get(id, dice));
+            } else if let Some(held) = self.get(id, dice) {
+                hits += 1;
+                mine.push(held);
+            } else if done > rounds {
+                // Whoever is in the way may need this processor.
+                std::thread::yield_now();
             }
         }
         while !mine.is_empty() {
@@ -163,7 +210,7 @@ impl World {
         Some(held)
     }
 
-    /// Frees a block, or hands it on and frees one that another thread handed on.
+    /// Frees a block, or hands it on and frees one that was handed on before.
     fn let_go(&self, id: u64, mine: &mut Vec<Held>, dice: usize) {
         let Some(mut held) = mine.pop() else { return };
         let mut holder = id;
@@ -174,6 +221,9 @@ impl World {
             holder = u64::MAX;
             let mut handed_on = self.handed_on.lock().unwrap();
             handed_on.push(held);
+            if handed_on.len() <= HANDED_ON_AT_MOST {
+                return;
+            }
             let which = dice % handed_on.len();
             held = handed_on.swap_remove(which);
         }
@@ -200,7 +250,7 @@ impl World {
         assert_eq!((stats.allocated_bytes, stats.requested_bytes), (0, 0));
         assert_eq!(stats.quarantined_bytes, 0);
         assert_eq!(stats.hits, stats.frees);
-        assert!(stats.hits > THREADS * hits_at_least, "{stats:?}");
+        assert!(stats.hits >= THREADS * hits_at_least, "{stats:?}");
         assert!(stats.high_water_bytes <= stats.reserved_bytes);
         for blocks in SLAB_BLOCKS.iter().rev() {
             self.bench.alloc(*blocks);

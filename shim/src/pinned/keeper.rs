@@ -1,7 +1,7 @@
 //! The background thread of the pool: reserves slabs ahead of need, and gives idle ones back.
 //!
-//! There is none until the first slab is full by half, or with `AISHIM_POOL=eager` until the first context is there; it
-//! ends when nothing is left that could be given back. Between its looks it sleeps, and sleeping it is in nobody's way:
+//! There is none until the first request has been served, or with `AISHIM_POOL=eager` until the first context is there;
+//! it ends when nothing is left that could be given back. Between its looks it sleeps, and sleeping it is in nobody's way:
 //! only a call of its to the driver keeps an ending process waiting.
 //!
 //! A slab comes in steps, see `source`: first its pages, some at a time, with nothing held that anybody waits for; then the
@@ -47,6 +47,10 @@ const HALF_DONE_MS: u64 = 100;
 
 /// How many times what a step took the pause after it is: in three quarters of the time nothing is in the way of launches.
 const PAUSES: u32 = 3;
+
+/// The longest such pause. What takes longer than a third of it waits, most of the time, for somebody else in the driver:
+/// a program that allocates page-locked memory without a rest would keep its pool from coming.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The context whose pool is to be made without being asked for; 0 for none.
 static EAGER_CONTEXT: AtomicUsize = AtomicUsize::new(0);
@@ -203,7 +207,7 @@ fn step(home: &'static Home, act: impl FnOnce() -> bool) -> bool {
         let begun = Instant::now();
         (act(), begun.elapsed())
     });
-    std::thread::sleep(took * PAUSES);
+    std::thread::sleep((took * PAUSES).min(LONGEST_PAUSE));
     is_taken
 }
 
