@@ -17,6 +17,7 @@ use crate::cuda::{STREAM_LEGACY, Status, address, sys};
 use crate::driver;
 use crate::handlers::capture::Section;
 use crate::handlers::{context, streams};
+use crate::mode;
 use aishim_pool::{Mark, WorkFence};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -98,7 +99,9 @@ impl Fences {
         let defaults = context::all().into_iter().filter(|_| legacy).map(|c| (STREAM_LEGACY, c));
         let all: Vec<(usize, usize)> = streams::with_handles().chain(defaults).collect();
         for (stream, context) in all {
-            match self.signal(stream, context) {
+            // A capture waits for us, but not for ever, and we may have lost our processor for longer: it may be this stream's.
+            let is_quiet = mode::mode_ordered() & mode::CAPTURING == 0;
+            match is_quiet.then(|| self.signal(stream, context)).flatten() {
                 Some(Sent::OnItsWay(signal)) => signals.push(Arc::new(signal)),
                 Some(Sent::NotNeeded) => {}
                 None => {

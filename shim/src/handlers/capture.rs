@@ -18,6 +18,7 @@ use std::sync::atomic::{
     AtomicU32,
     Ordering::{Relaxed, SeqCst},
 };
+use std::time::{Duration, Instant};
 
 /// Captures open.
 static OPEN: Mutex<usize> = Mutex::new(0);
@@ -25,8 +26,12 @@ static OPEN: Mutex<usize> = Mutex::new(0);
 /// Threads of ours in a section.
 static IN_SECTION: AtomicU32 = AtomicU32::new(0);
 
-/// A capture waits at most this long for a section: one may be stuck in a driver call that blocks.
-const PATIENCE_SPINS: usize = 200_000;
+/// A capture waits at most so long for a section: one may be stuck in a driver call that blocks. As a rule it is over in
+/// microseconds; but on a busy machine a thread in one may have lost its processor for some milliseconds.
+const PATIENCE: Duration = Duration::from_millis(30);
+
+/// So many looks before the processor is given away between two.
+const SPINS: usize = 20_000;
 
 /// A stretch of code in which driver calls of ours are safe from captures and captures safe from them.
 pub(crate) struct Section(());
@@ -130,11 +135,16 @@ pub(crate) fn keep_out() {
     *open += 1;
     mode::set(mode::CAPTURING);
     drop(open);
-    for _ in 0..PATIENCE_SPINS {
-        if IN_SECTION.load(SeqCst) == 0 {
-            break;
+    let is_quiet = || IN_SECTION.load(SeqCst) == 0;
+    for _ in 0..SPINS {
+        if is_quiet() {
+            return;
         }
         std::hint::spin_loop();
+    }
+    let begun = Instant::now();
+    while !is_quiet() && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_micros(50));
     }
 }
 

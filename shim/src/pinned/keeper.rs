@@ -12,7 +12,7 @@
 //! have to wait too. So nothing goes while any stream has work that no synchronisation has ended, while a capture is open,
 //! or while a context may be ending; and one slab at a time.
 
-use super::{GROWING, HOME, Home, home, is_paused, make, publish, shown};
+use super::{GROWING, HOME, Home, headroom, home, is_paused, make, publish, shown};
 use crate::driver;
 use crate::handlers::capture::{RelaxedThread, Section};
 use crate::handlers::context;
@@ -66,6 +66,7 @@ pub(super) fn call() {
     if is_paused() || CALLED.load(Relaxed) && THREAD.load(Relaxed) {
         return;
     }
+    headroom::look();
     let was_called = CALLED.swap(true, AcqRel);
     if !THREAD.swap(true, AcqRel) {
         if !life::spawn("aishim-pool", keep) {

@@ -43,8 +43,6 @@ const REGISTER_FLAGS: u32 = 3;
 /// The source of one context's pool.
 pub(super) struct Source {
     placement: Placement,
-    /// Where the system's files lie.
-    root: &'static Path,
     /// Held while pages are made, so that they stay mapped, but not in calls of the driver.
     memory: Mutex<Memory>,
 }
@@ -68,7 +66,7 @@ impl Source {
     pub(super) fn find() -> Self {
         let is_wanted = can_register(&CurrentGpu);
         let memory = Mutex::new(Memory { is_wanted, ..Memory::default() });
-        Self { placement: Placement::find(Path::new("/sys"), &CurrentGpu), root: Path::new("/"), memory }
+        Self { placement: Placement::find(Path::new("/sys"), &CurrentGpu), memory }
     }
 
     /// Whether a slab has been begun that the pool does not have yet.
@@ -95,12 +93,10 @@ impl Source {
         if made == bytes {
             return false;
         }
-        // Each time: other processes of the group may be taking its room at this moment.
-        if !headroom::is_enough(self.root, bytes, made) {
-            memory.give_up();
-            return false;
-        }
         if memory.coming.is_none() {
+            if !headroom::take(bytes) {
+                return false;
+            }
             memory.coming = Stretch::map(bytes);
         }
         let touched = memory.coming.as_mut().map(|coming| self.placement.around(&Kernel, || coming.touch_some()));
@@ -231,45 +227,4 @@ fn can_register(gpu: &CurrentGpu) -> bool {
     /// `CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED`; CUDA Driver API, cuDeviceGetAttribute.
     const NEEDED: [c_uint; 2] = [91, 99];
     NEEDED.iter().all(|&attribute| gpu.attribute(attribute) == Some(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    /// All ranks of a job begin with their slabs at the same moment, in one group that has room for each of them but not
-    /// for all: whoever looked only once would have had one of them killed.
-    #[test]
-    fn a_slab_is_given_up_when_others_take_the_room_meanwhile() {
-        let root = tempfile::tempdir().unwrap();
-        let write = |path: &str, mib: usize| {
-            let file = root.path().join(path);
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, (mib * MIB).to_string()).unwrap();
-        };
-        let charged = |mib| write("sys/fs/cgroup/memory.current", mib);
-        write("sys/fs/cgroup/memory.max", 100);
-        std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
-        std::fs::write(root.path().join("proc/self/cgroup"), "0::/\n").unwrap();
-        let memory = Mutex::new(Memory { is_wanted: true, ..Memory::default() });
-        let placement = Placement::find(Path::new("/no/such/folder"), &CurrentGpu);
-        let source = Source { placement, root: Box::leak(root.path().into()), memory };
-
-        charged(68);
-        assert!(source.touch_some(Some(16 * MIB)));
-        // What was made is ours, and no reason to stop.
-        charged(72);
-        assert!(source.touch_some(Some(16 * MIB)));
-        charged(77);
-        assert!(!source.touch_some(Some(16 * MIB)), "others have taken 1 MiB of what there was");
-        // It goes at once: the group is short of memory now, whatever the GPU does.
-        assert_eq!((source.is_coming(), source.is_leaving()), (false, false));
-        // The driver allocates this one; the next may be ours again.
-        assert!(source.lock());
-        charged(0);
-        assert!(source.touch_some(Some(16 * MIB)));
-        source.forget();
-    }
 }
