@@ -11,6 +11,8 @@ use crate::client_page::wait_on;
 use crate::memfd::{Memory, SharedError};
 use crate::rank::{PolicyKind, Priority, Uuid, Weight};
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::io;
 use std::sync::atomic::{
     Ordering::{Acquire, Relaxed},
     fence,
@@ -37,6 +39,17 @@ pub struct About {
     pub pid: u32,
     /// When it began, nanoseconds since the epoch.
     pub started_unix_ns: u64,
+}
+
+/// What a board says to a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Whether it waits while more important clients have work on the GPU.
+    pub waits_for_peers: bool,
+    /// Whose turn it is.
+    pub turn: Turn,
+    /// Until when.
+    pub until_ns: u64,
 }
 
 impl BoardView {
@@ -67,6 +80,37 @@ impl BoardView {
         Ok(Self { memory, slots, about })
     }
 
+    /// Room for any board, at which threads may look for as long as the process lives, whatever boards come and go there: an
+    /// empty one at first.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub fn reserve() -> io::Result<Self> {
+        let about = About { generation: 0, pid: 0, started_unix_ns: 0 };
+        Ok(Self { memory: Memory::reserve(board_bytes(SLOTS))?, slots: SLOTS, about })
+    }
+
+    /// Lays a board over what was [reserved](Self::reserve), in the place of the one before.
+    ///
+    /// # Errors
+    /// [`SharedError`] says what is wrong with it; the one before stays then.
+    pub fn lay(&self, descriptor: OwnedFd) -> Result<About, SharedError> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(&descriptor, 3)?;
+        let checked = Self::open(copy)?;
+        // A smaller one leaves nothing of a larger one before it.
+        self.clear().map_err(|_| SharedError::Io(Errno::NOMEM.raw_os_error()))?;
+        self.memory.lay(0, board_bytes(checked.slots), &descriptor)?;
+        Ok(checked.about)
+    }
+
+    /// Puts an empty board in the place of what was laid.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub fn clear(&self) -> io::Result<()> {
+        self.memory.clear(0, board_bytes(SLOTS))
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn about(&self) -> About {
@@ -77,6 +121,21 @@ impl BoardView {
     #[must_use]
     pub fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// What counts for a launch on a GPU of a client of this rank, with three loads where it is nobody's turn: whether more important
+    /// clients are waited for, and whose turn it is until when.
+    #[must_use]
+    #[inline]
+    pub fn gate(&self, gpu: usize, rank: Priority, now_ns: u64) -> Gate {
+        const OPEN: Gate = Gate { waits_for_peers: false, turn: Turn::Everybody, until_ns: u64::MAX };
+        let Some(record) = self.record(gpu) else { return OPEN };
+        if now_ns < record.open_until_ns.load(Relaxed) || record.policy.load(Relaxed) == PolicyKind::Off.number() {
+            return OPEN;
+        }
+        let waits_for_peers = record.is_by_rank.load(Relaxed) != 0;
+        let (turn, until_ns) = self.turn(gpu, rank, now_ns);
+        Gate { waits_for_peers, turn, until_ns }
     }
 
     /// Whether the coordinator has ended in order.

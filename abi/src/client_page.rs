@@ -7,6 +7,7 @@
 //! is the one rule by which it is believed, and it holds nobody back for longer than [`STALE_NS`] at a time: a time at
 //! which nothing was renewed lately, or which lies in the future, means idle. Random bytes are idle.
 
+use crate::board::SLOTS;
 use crate::memfd::{Memory, SharedError};
 use crate::rank::Class;
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -252,6 +253,75 @@ impl PageView {
 
     fn page(&self) -> Option<&Page> {
         self.memory.slice(0, 1).first()
+    }
+}
+
+/// Room for the pages of all clients that a board may have, each at the place of its slot, at which threads may look for as long
+/// as the process lives, whoever comes and goes: who is not there is idle.
+#[derive(Debug)]
+pub struct Peers {
+    memory: Memory,
+}
+
+impl Peers {
+    /// Nobody yet.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub fn reserve() -> io::Result<Self> {
+        Ok(Self { memory: Memory::reserve(SLOTS * PAGE_BYTES)? })
+    }
+
+    /// Lays the page of the client in `slot` there, in the place of any before it.
+    ///
+    /// # Errors
+    /// [`SharedError`] says what is wrong with it; the one before stays then.
+    pub fn lay(&self, slot: usize, descriptor: OwnedFd) -> Result<Identity, SharedError> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(&descriptor, 3)?;
+        let identity = PageView::open(copy)?.identity();
+        self.memory.lay(slot.saturating_mul(PAGE_BYTES), PAGE_BYTES, descriptor)?;
+        Ok(identity)
+    }
+
+    /// The client in `slot` is no longer there, and so idle.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub fn clear(&self, slot: usize) -> io::Result<()> {
+        self.memory.clear(slot.saturating_mul(PAGE_BYTES), PAGE_BYTES)
+    }
+
+    /// As [`PageView::busy_until_ns`].
+    #[must_use]
+    #[inline]
+    pub fn busy_until_ns(&self, slot: usize, now_ns: u64) -> Option<u64> {
+        let page = self.page(slot)?;
+        believed(page.busy_until_ns.load(Relaxed), page.renewed_ns.load(Relaxed), now_ns)
+    }
+
+    /// When the client in `slot` last renewed what it says.
+    #[must_use]
+    pub fn renewed_ns(&self, slot: usize) -> u64 {
+        self.page(slot).map_or(0, |page| page.renewed_ns.load(Relaxed))
+    }
+
+    /// As [`PageView::turn_word`].
+    #[must_use]
+    pub fn turn_word(&self, slot: usize) -> u32 {
+        // Pairs with the release in `OwnPage::fall_idle`.
+        self.page(slot).map_or(0, |page| page.turn_word.load(Acquire))
+    }
+
+    /// As [`PageView::wait`]. Where the page goes meanwhile, only the time limit ends it.
+    pub fn wait(&self, slot: usize, seen: u32, at_most: Duration) {
+        if let Some(page) = self.page(slot) {
+            wait_on(&page.turn_word, seen, at_most);
+        }
+    }
+
+    #[inline]
+    fn page(&self, slot: usize) -> Option<&Page> {
+        self.memory.slice(slot.saturating_mul(PAGE_BYTES), 1).first()
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::cuda::{Status, address, sys};
 use crate::driver;
 use crate::fence::fenced;
+use crate::gate;
 use crate::gpu_fence;
 use crate::handlers::streams;
 use crate::hook::Hook;
@@ -37,6 +38,7 @@ pub(crate) unsafe fn stream(hook: Hook, call: impl FnOnce() -> Status, stream: s
 pub(crate) unsafe fn query(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     after(hook, call, || {
         streams::request_ends(streams::key(address(stream), hook));
+        gate::idle();
     })
 }
 
@@ -68,6 +70,9 @@ fn after(hook: Hook, call: impl FnOnce() -> Status, done: impl FnOnce()) -> Stat
 
 /// The program has just waited, so a moment of ours is not missed: samples can be read, freed blocks may be safe.
 fn waited() {
+    // First: others may be waiting for this.
+    gate::idle();
+    gate::look_again();
     let thread = thread::current();
     if !thread.is_null() {
         // SAFETY: the calling thread's own, and no other reference to it is held.

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::copies::{self, Direction, Transfer};
 use crate::cuda::{Status, address, sys};
 use crate::fence::fenced;
+use crate::gate;
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::mode;
@@ -53,6 +54,8 @@ fn work(
                 streams::work_begins(key, start);
                 if waits {
                     streams::request_ends(key);
+                    gate::idle();
+                    gate::look_again();
                 }
             } else {
                 streams::used(key);

@@ -1,0 +1,167 @@
+//! What a launch looks at: the board, the pages of those more important, and which part of it all concerns this process.
+//!
+//! The listening thread alone writes ([`client`](super::client)), any thread reads, and nobody waits for anybody. A
+//! launch that catches it between two stores takes one decision by what was so a moment ago or will be in a moment.
+//!
+//! Board and pages lie at addresses that are reserved once: whatever comes and goes is mapped over them, and zeroes in its place when
+//! it has gone, which mean that nobody is there. Candidates: a reference count around each look (two locked additions for each
+//! launch, and a process that is stopped while it looks keeps everything), or pages that are never unmapped (a daemon that is
+//! restarted for a year).
+
+use aishim_abi::board::{SLOTS, Turn};
+use aishim_abi::board_reader::BoardView;
+use aishim_abi::client_page::Peers;
+use aishim_abi::rank::Priority;
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{
+    AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+/// Others' memory.
+pub(super) struct Places {
+    pub(super) board: BoardView,
+    pub(super) peers: Peers,
+}
+
+static PLACES: OnceLock<Places> = OnceLock::new();
+
+/// The GPUs of this process, as bits of the board.
+static GPUS: AtomicU64 = AtomicU64::new(0);
+
+/// The rank that counts, and the word of the turn that is ours.
+static RANK: AtomicU32 = AtomicU32::new(0);
+static TURN: AtomicU32 = AtomicU32::new(0);
+
+/// One more important than this process.
+struct Listed {
+    slot: AtomicU32,
+    gpus: AtomicU64,
+}
+
+/// Those more important, the first `LISTED` of these; more than there is room for are not waited for.
+static LIST: [Listed; LIST_MAX] = [const { Listed { slot: AtomicU32::new(0), gpus: AtomicU64::new(0) } }; LIST_MAX];
+static LISTED: AtomicUsize = AtomicUsize::new(0);
+const LIST_MAX: usize = 1024;
+
+/// Why a launch has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// A more important client has work on the GPU.
+    Peer {
+        /// Its slot.
+        slot: usize,
+        /// As it estimates, or its word expires.
+        until_ns: u64,
+    },
+    /// It is somebody else's turn.
+    Turn {
+        /// On which GPU.
+        gpu: usize,
+        /// When that ends.
+        until_ns: u64,
+    },
+}
+
+/// Where nothing keeps a launch back: how much of the process's own work may be queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// As much as the program likes: nobody is there whom it could keep waiting.
+    Unbounded,
+    /// Somebody more important may come.
+    Loose,
+    /// Somebody else waits for their turn now.
+    Tight,
+}
+
+/// What a launch has to know at this moment.
+#[inline]
+pub(super) fn look(now_ns: u64) -> Result<Room, Closed> {
+    let Some(places) = PLACES.get() else { return Ok(Room::Unbounded) };
+    let (mut room, mut ordered, mut left) = (Room::Unbounded, 0, GPUS.load(Relaxed));
+    while left != 0 {
+        let gpu = left.trailing_zeros() as usize;
+        left &= left - 1;
+        let gate = places.board.gate(gpu, rank(), now_ns);
+        if gate.waits_for_peers {
+            ordered |= 1 << gpu;
+        }
+        if gate.turn != Turn::Everybody {
+            if gate.turn.to_word() != TURN.load(Relaxed) {
+                return Err(Closed::Turn { gpu, until_ns: gate.until_ns });
+            }
+            room = Room::Tight;
+        }
+    }
+    // Pairs with the release in `list`.
+    for peer in LIST.iter().take(LISTED.load(Acquire)) {
+        if peer.gpus.load(Relaxed) & ordered == 0 {
+            continue;
+        }
+        let slot = peer.slot.load(Relaxed) as usize;
+        if let Some(until_ns) = places.peers.busy_until_ns(slot, now_ns) {
+            return Err(Closed::Peer { slot, until_ns });
+        }
+        if room == Room::Unbounded {
+            room = Room::Loose;
+        }
+    }
+    Ok(room)
+}
+
+/// The rank that counts.
+#[inline]
+pub(super) fn rank() -> Priority {
+    Priority::new(RANK.load(Relaxed)).unwrap_or(Priority::NORMAL)
+}
+
+/// Others' memory, where there ever was any.
+pub(super) fn places() -> Option<&'static Places> {
+    PLACES.get()
+}
+
+/// The same, reserved now where it is not yet. To be called by one thread at a time.
+pub(super) fn reserve() -> io::Result<&'static Places> {
+    if let Some(places) = PLACES.get() {
+        return Ok(places);
+    }
+    let places = Places { board: BoardView::reserve()?, peers: Peers::reserve()? };
+    Ok(PLACES.get_or_init(|| places))
+}
+
+/// Reads what the board says of this process in `slot`; whether others are there with whom it is in an order.
+pub(super) fn read_own(slot: usize, generation: u64, now_ns: u64) -> bool {
+    let Some(places) = PLACES.get() else { return false };
+    let Some(own) = places.board.entry(slot).filter(|own| own.generation == generation) else { return false };
+    RANK.store(own.rank.number(), Relaxed);
+    TURN.store(Turn::of(slot as u32, own.job).to_word(), Relaxed);
+    GPUS.store(own.gpus, Relaxed);
+    let is_ordered = |gpu: usize| {
+        let gpu = places.board.gpu(gpu, now_ns);
+        gpu.is_some_and(|gpu| gpu.clients > 1 && gpu.policy != aishim_abi::rank::PolicyKind::Off)
+    };
+    !places.board.has_ended() && (0..u64::BITS as usize).any(|gpu| own.gpus >> gpu & 1 != 0 && is_ordered(gpu))
+}
+
+/// Says who is more important, with the GPUs of each.
+pub(super) fn list(peers: impl ExactSizeIterator<Item = (usize, u64)>) {
+    let count = peers.len().min(LIST_MAX);
+    for (place, (slot, gpus)) in LIST.iter().zip(peers) {
+        place.slot.store(slot as u32, Relaxed);
+        place.gpus.store(gpus, Relaxed);
+    }
+    // Pairs with the acquire in `look`.
+    LISTED.store(count, Release);
+}
+
+/// Nothing is known any more.
+pub(super) fn forget(peers: impl Iterator<Item = usize>) {
+    LISTED.store(0, Release);
+    GPUS.store(0, Relaxed);
+    let Some(places) = PLACES.get() else { return };
+    let _ = places.board.clear();
+    for slot in peers.filter(|slot| *slot < SLOTS) {
+        let _ = places.peers.clear(slot);
+    }
+}
