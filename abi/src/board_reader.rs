@@ -41,15 +41,49 @@ pub struct About {
     pub started_unix_ns: u64,
 }
 
+/// What of a board a launch looks at.
+#[derive(Clone, Copy)]
+pub struct Gates<'a> {
+    header: &'a Header,
+    turns: &'a [TurnRecord],
+}
+
 /// What a board says to a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
     /// Whether it waits while more important clients have work on the GPU.
     pub waits_for_peers: bool,
-    /// Whose turn it is.
-    pub turn: Turn,
+    /// Whose turn it is, as [`Turn::to_word`] has it.
+    pub turn: u32,
     /// Until when.
     pub until_ns: u64,
+}
+
+impl Gates<'_> {
+    /// What counts on a GPU for clients of that rank: [`BoardView::gpu`] and [`BoardView::turn`] in as few loads as that
+    /// takes. A slot that is not there has a turn all the same, until it ends.
+    #[must_use]
+    #[inline]
+    pub fn gate(&self, gpu: usize, rank: Priority, now_ns: u64) -> Gate {
+        let open = Gate { waits_for_peers: false, turn: Turn::Everybody.to_word(), until_ns: u64::MAX };
+        let Some(record) = self.header.gpus.get(gpu) else { return open };
+        let is_open = now_ns < record.open_until_ns.load(Relaxed);
+        if is_open || record.policy.load(Relaxed) == PolicyKind::Off.number() {
+            return open;
+        }
+        let is_by_rank = record.is_by_rank.load(Relaxed) != 0;
+        let place = gpu * RANKS + if is_by_rank { rank.number() as usize } else { 0 };
+        let everybodys = Gate { waits_for_peers: is_by_rank, ..open };
+        let Some(turn) = self.turns.get(place) else { return everybodys };
+        let until_ns = turn.until_ns.load(Relaxed);
+        if now_ns >= until_ns || until_ns > now_ns.saturating_add(TURN_MAX_NS) {
+            return everybodys;
+        }
+        if self.header.has_ended.load(Relaxed) != 0 {
+            return open;
+        }
+        Gate { waits_for_peers: is_by_rank, turn: turn.party.load(Relaxed), until_ns }
+    }
 }
 
 impl BoardView {
@@ -123,19 +157,10 @@ impl BoardView {
         self.slots
     }
 
-    /// What counts for a launch on a GPU of a client of this rank, with three loads where it is nobody's turn: whether more important
-    /// clients are waited for, and whose turn it is until when.
+    /// What a launch looks at; none where the board has no room for it, which a checked or reserved one always has.
     #[must_use]
-    #[inline]
-    pub fn gate(&self, gpu: usize, rank: Priority, now_ns: u64) -> Gate {
-        const OPEN: Gate = Gate { waits_for_peers: false, turn: Turn::Everybody, until_ns: u64::MAX };
-        let Some(record) = self.record(gpu) else { return OPEN };
-        if now_ns < record.open_until_ns.load(Relaxed) || record.policy.load(Relaxed) == PolicyKind::Off.number() {
-            return OPEN;
-        }
-        let waits_for_peers = record.is_by_rank.load(Relaxed) != 0;
-        let (turn, until_ns) = self.turn(gpu, rank, now_ns);
-        Gate { waits_for_peers, turn, until_ns }
+    pub fn gates(&self) -> Option<Gates<'_>> {
+        Some(Gates { header: self.header()?, turns: self.memory.slice(TURNS_OFFSET, GPUS * RANKS) })
     }
 
     /// Whether the coordinator has ended in order.

@@ -198,8 +198,7 @@ impl PageView {
     #[must_use]
     #[inline]
     pub fn busy_until_ns(&self, now_ns: u64) -> Option<u64> {
-        let page = self.page()?;
-        believed(page.busy_until_ns.load(Relaxed), page.renewed_ns.load(Relaxed), now_ns)
+        busy_until_ns(self.page()?, now_ns)
     }
 
     /// The word that is raised whenever the owner falls idle; to be read before [`busy_until_ns`](Self::busy_until_ns),
@@ -291,12 +290,16 @@ impl Peers {
         self.memory.clear(slot.saturating_mul(PAGE_BYTES), PAGE_BYTES)
     }
 
+    /// All pages, by slot.
+    #[must_use]
+    pub fn pages(&self) -> &[Page] {
+        self.memory.slice(0, SLOTS)
+    }
+
     /// As [`PageView::busy_until_ns`].
     #[must_use]
-    #[inline]
     pub fn busy_until_ns(&self, slot: usize, now_ns: u64) -> Option<u64> {
-        let page = self.page(slot)?;
-        believed(page.busy_until_ns.load(Relaxed), page.renewed_ns.load(Relaxed), now_ns)
+        busy_until_ns(self.page(slot)?, now_ns)
     }
 
     /// When the client in `slot` last renewed what it says.
@@ -342,6 +345,18 @@ pub struct Figures {
     pub class_suggested: Option<Class>,
     /// Why.
     pub class_reason: u32,
+}
+
+/// As [`PageView::busy_until_ns`], of any page.
+#[must_use]
+#[inline]
+pub fn busy_until_ns(page: &Page, now_ns: u64) -> Option<u64> {
+    let busy_until_ns = page.busy_until_ns.load(Relaxed);
+    // As a rule; the second word need not be looked at then.
+    if busy_until_ns <= now_ns {
+        return None;
+    }
+    believed(busy_until_ns, page.renewed_ns.load(Relaxed), now_ns)
 }
 
 /// Until when to wait, given what a page says.

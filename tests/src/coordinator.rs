@@ -7,7 +7,7 @@ use aishim_abi::channel::{Channel, Received};
 use aishim_abi::client_page::{Figures, PageView};
 use aishim_abi::directory;
 use aishim_abi::message::{Answer, Hello, Peer, PeerGone, Request, Version, Welcome};
-use aishim_abi::rank::{PolicyKind, Priority};
+use aishim_abi::rank::{PolicyKind, Priority, Uuid};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -188,7 +188,7 @@ impl State {
             limit: Priority::HIGHEST,
             weight: hello.weight,
         };
-        if let Some(uuid) = hello.gpus.iter().next() {
+        if let Some(uuid) = hello.gpus.iter().find(|uuid| *uuid != Uuid::NONE) {
             self.board.set_gpu(0, uuid);
         }
         self.board.set_entry(slot, &entry);

@@ -27,7 +27,7 @@ pub(super) fn wait(cost_ns: u64, stream: sys::CUstream) {
     page.is_waiting.fetch_add(1, Relaxed);
     while applies() {
         let now_ns = clock::monotonic_ns();
-        match situation::look(now_ns) {
+        match situation::look_at_all(now_ns) {
             Err(_) => closed(places, page),
             Ok(Room::Unbounded) => break,
             Ok(room) if backlog::has_room(cost_ns, room, now_ns) => break,
@@ -47,7 +47,7 @@ fn closed(places: &Places, page: &Page) {
     let begun_ns = clock::monotonic_ns();
     let mut now_ns = begun_ns;
     while applies()
-        && let Err(why) = situation::look(now_ns)
+        && let Err(why) = situation::look_at_all(now_ns)
     {
         match why {
             Closed::Peer { slot, .. } => for_peer(places, page, slot),
@@ -83,7 +83,7 @@ fn for_peer(places: &Places, page: &Page, slot: usize) {
 fn for_turn(places: &Places, page: &Page, gpu: usize) {
     let seen = places.board.changes(gpu, situation::rank());
     let now_ns = clock::monotonic_ns();
-    let Err(Closed::Turn { gpu: still, until_ns }) = situation::look(now_ns) else { return };
+    let Err(Closed::Turn { gpu: still, until_ns }) = situation::look_at_all(now_ns) else { return };
     if still != gpu {
         return;
     }
@@ -111,7 +111,7 @@ fn own_work(cost_ns: u64, stream: sys::CUstream) {
         backlog::mark(stream);
     }
     while applies()
-        && let Ok(room) = situation::look(now_ns)
+        && let Ok(room) = situation::look_at_all(now_ns)
     {
         if backlog::collect() {
             progress_ns = now_ns;
