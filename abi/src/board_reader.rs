@@ -128,12 +128,12 @@ impl BoardView {
     ///
     /// # Errors
     /// [`SharedError`] says what is wrong with it; the one before stays then.
-    pub fn lay(&self, descriptor: OwnedFd) -> Result<About, SharedError> {
-        let copy = rustix::io::fcntl_dupfd_cloexec(&descriptor, 3)?;
+    pub fn lay(&self, descriptor: &OwnedFd) -> Result<About, SharedError> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(descriptor, 3)?;
         let checked = Self::open(copy)?;
         // A smaller one leaves nothing of a larger one before it.
         self.clear().map_err(|_| SharedError::Io(Errno::NOMEM.raw_os_error()))?;
-        self.memory.lay(0, board_bytes(checked.slots), &descriptor)?;
+        self.memory.lay(0, board_bytes(checked.slots), descriptor)?;
         Ok(checked.about)
     }
 

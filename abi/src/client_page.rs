@@ -275,8 +275,8 @@ impl Peers {
     ///
     /// # Errors
     /// [`SharedError`] says what is wrong with it; the one before stays then.
-    pub fn lay(&self, slot: usize, descriptor: OwnedFd) -> Result<Identity, SharedError> {
-        let copy = rustix::io::fcntl_dupfd_cloexec(&descriptor, 3)?;
+    pub fn lay(&self, slot: usize, descriptor: &OwnedFd) -> Result<Identity, SharedError> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(descriptor, 3)?;
         let identity = PageView::open(copy)?.identity();
         self.memory.lay(slot.saturating_mul(PAGE_BYTES), PAGE_BYTES, descriptor)?;
         Ok(identity)

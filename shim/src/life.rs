@@ -213,7 +213,9 @@ extern "C" fn forked() {
 extern "C" fn exiting() {
     mode::set(mode::EXITING);
     // Each behind a fence of its own: what waits for our threads must not be left out.
-    for ends in [gate::process_ends, || sampling::settle_all(true), pinned::process_ends, trace::end, copies::process_ends] {
+    for ends in
+        [gate::process_ends, || sampling::settle_all(true), pinned::process_ends, trace::end, copies::process_ends]
+    {
         crate::fence::fenced(ends);
     }
     // Last, as readers may rely on: the figures before it are the final ones.

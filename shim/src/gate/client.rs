@@ -19,7 +19,7 @@ use aishim_abi::board::SLOTS;
 use aishim_abi::channel::{Channel, ChannelError, Received, Sent};
 use aishim_abi::client_page::Identity;
 use aishim_abi::layout::Coordinator;
-use aishim_abi::message::{Answer, Gpus, Hello, Job, MessageError, Request, UsesGpu, Version, Welcome};
+use aishim_abi::message::{Answer, Gpus, Hello, Job, MessageError, Reason, Request, UsesGpu, Version, Welcome};
 use aishim_abi::rank::{Class, Priority, Uuid, Weight};
 use aishim_abi::statistics::Statistic;
 use aishim_abi::{SharedError, directory};
@@ -93,7 +93,7 @@ pub(crate) fn look_again() {
 /// Looks for a coordinator, without waiting for it.
 #[cold]
 fn look() {
-    if !mode::may_call_driver() && mode::mode() & mode::INACTIVE == 0 || IS_ATTENDED.swap(true, SeqCst) {
+    if is_over() || IS_ATTENDED.swap(true, SeqCst) {
         return;
     }
     LOOK_AGAIN_NS.store(u64::MAX, Relaxed);
@@ -125,9 +125,10 @@ fn attend(channel: Channel, wishes: &Wishes) -> u64 {
     let mut next = Some(channel);
     let mut left = RETRIES;
     while let Some(channel) = next.take() {
-        let ended = Conversation::new(channel).and_then(|mut conversation| conversation.hold(wishes));
-        let ended = ended.err().unwrap_or(Ended::Gone);
-        mode::clear(mode::IN_COMPANY);
+        let (was_client, ended) = converse(channel, wishes);
+        if was_client {
+            left = RETRIES;
+        }
         stands(ended.standing());
         if ended.is_final() {
             return AFTER_REFUSAL_NS;
@@ -139,6 +140,17 @@ fn attend(channel: Channel, wishes: &Wishes) -> u64 {
         }
     }
     AGAIN_NS
+}
+
+/// Whether we became a client, and why we are none any more.
+fn converse(channel: Channel, wishes: &Wishes) -> (bool, Ended) {
+    match Conversation::new(channel) {
+        Ok(mut conversation) => {
+            let ended = conversation.hold(wishes).err().unwrap_or(Ended::Gone);
+            (conversation.welcome.is_some(), ended)
+        }
+        Err(ended) => (false, ended),
+    }
 }
 
 fn is_over() -> bool {
@@ -177,7 +189,13 @@ impl Ended {
 
     /// Whether the same is to be expected of another attempt.
     fn is_final(&self) -> bool {
-        !matches!(self, Self::Gone)
+        /// That we are there already may be said while our last conversation is still ending.
+        const PASSING: [Reason; 4] = [Reason::Full, Reason::TooManyConnections, Reason::AlreadyThere, Reason::TooSlow];
+        match self {
+            Self::Gone => false,
+            Self::Refused(reason) => !PASSING.iter().any(|passing| passing.number() == *reason),
+            Self::NoPage | Self::Nonsense | Self::OtherVersion => true,
+        }
     }
 }
 
@@ -314,7 +332,7 @@ impl Conversation {
     fn heed(&mut self, answer: Answer, descriptor: Option<OwnedFd>) -> Result<(), Ended> {
         match (answer, descriptor) {
             (Answer::Welcome(welcome), Some(board)) => {
-                situation::reserve().map_err(|_| Ended::NoPage)?.board.lay(board)?;
+                situation::reserve().map_err(|_| Ended::NoPage)?.board.lay(&board)?;
                 self.welcome = Some(welcome);
                 stands(Coordinator::Client);
                 segment::add(Statistic::Conversations, 1);
@@ -328,7 +346,7 @@ impl Conversation {
                 if self.peers.is_empty() {
                     backlog::begin();
                 }
-                situation::reserve().map_err(|_| Ended::NoPage)?.peers.lay(slot, page)?;
+                situation::reserve().map_err(|_| Ended::NoPage)?.peers.lay(slot, &page)?;
                 self.peers.insert(slot, (peer.generation, peer.gpus));
                 self.list();
             }

@@ -210,3 +210,102 @@ pub(super) fn forget(peers: impl Iterator<Item = usize>) {
         let _ = places.peers.clear(slot);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aishim_abi::board::Entry;
+    use aishim_abi::board_writer::Board;
+    use aishim_abi::client_page::{Identity, OwnPage};
+    use aishim_abi::rank::{PolicyKind, Uuid, Weight};
+    use std::os::fd::{BorrowedFd, OwnedFd};
+
+    const MS: u64 = 1_000_000;
+
+    fn copy(descriptor: Option<BorrowedFd<'_>>) -> OwnedFd {
+        descriptor.unwrap().try_clone_to_owned().unwrap()
+    }
+
+    fn entry(generation: u64, priority: u32) -> Entry {
+        let priority = Priority::new(priority).unwrap();
+        Entry {
+            generation,
+            pid: 1,
+            own_pid: 1,
+            uid: 1,
+            start_ticks: 1,
+            gpus: 0b10,
+            job: 0,
+            priority,
+            rank: priority,
+            limit: Priority::HIGHEST,
+            weight: Weight::NORMAL,
+        }
+    }
+
+    /// All in one, since what is looked at is the process's own.
+    #[test]
+    fn a_launch_sees_whose_turn_it_is_and_who_is_busy() {
+        let now = 1_000 * MS;
+        assert_eq!(look(now), Ok(Room::Unbounded), "nothing is known");
+        let mut board = Board::create(8, 1, 1, 1).unwrap();
+        board.set_gpu(1, Uuid([1; 16]));
+        board.set_policy(1, PolicyKind::Priority, true);
+        board.set_gpu_clients(1, 1);
+        board.set_entry(3, &entry(7, 20));
+        let places = reserve().unwrap();
+        places.board.lay(&copy(board.descriptor())).unwrap();
+        assert!(!read_own(3, 7, now), "alone");
+        board.set_gpu_clients(1, 2);
+        assert!(read_own(3, 7, now) && !read_own(3, 8, now) && !read_own(2, 7, now));
+        read_own(3, 7, now);
+        assert_eq!(look(now), Ok(Room::Unbounded), "nobody is more important");
+
+        board.set_turn(1, 20, Turn::Client(5), now + 4 * MS);
+        assert_eq!(look(now), Err(Closed::Turn { gpu: 1, until_ns: now + 4 * MS }));
+        assert_eq!(look(now + 4 * MS), Ok(Room::Unbounded), "it ends by its time");
+        board.set_turn(1, 20, Turn::Client(3), now + 4 * MS);
+        assert_eq!(look(now), Ok(Room::Tight), "ours, and somebody else waits");
+        board.set_turn(1, 20, Turn::Everybody, u64::MAX);
+
+        let pages: Vec<_> = (0..40)
+            .map(|pid| OwnPage::create(&Identity { pid: pid + 1, start_ticks: 1, generation: 1 }).unwrap())
+            .collect();
+        for count in [1, FEW, 40] {
+            for (slot, page) in pages.iter().enumerate().take(count) {
+                places.peers.lay(slot, &copy(page.descriptor())).unwrap();
+            }
+            list((0..count).map(|slot| (slot, 0b10)));
+            assert_eq!(look(now), Ok(Room::Loose));
+            for busy in [0, count - 1] {
+                let page = pages[busy].page().unwrap();
+                page.busy_until_ns.store(now + MS, Relaxed);
+                page.renewed_ns.store(now, Relaxed);
+                let closed = Err(Closed::Peer { slot: busy, until_ns: now + MS });
+                assert_eq!(look_at_all(now), closed);
+                assert!((0..20).any(|_| look(now) == closed), "seen before long");
+                assert_eq!(look(now), closed, "and from then on");
+                board.set_open(1, now + MS);
+                assert_eq!(look(now), Ok(Room::Unbounded), "all gates are open");
+                board.set_open(1, 0);
+                assert_eq!(look_at_all(now + MS), Ok(Room::Loose));
+                page.busy_until_ns.store(0, Relaxed);
+            }
+        }
+        list([(0, 0b01)].into_iter());
+        pages[0].page().unwrap().busy_until_ns.store(now + MS, Relaxed);
+        assert_eq!(look(now), Ok(Room::Loose), "on another GPU");
+        list([(0, 0b10)].into_iter());
+        places.peers.clear(0).unwrap();
+        assert_eq!(look(now), Ok(Room::Loose), "gone");
+        board.set_policy(1, PolicyKind::Fair, false);
+        board.set_turn(1, 0, Turn::Client(5), now + MS);
+        assert_eq!(
+            look(now),
+            Err(Closed::Turn { gpu: 1, until_ns: now + MS }),
+            "the one turn of a policy without ranks"
+        );
+        forget((0..40).into_iter());
+        assert_eq!(look(now), Ok(Room::Unbounded));
+    }
+}

@@ -33,10 +33,11 @@ fn monotonic_ns() -> u64 {
 /// A program at work under the library: see programs/company.c.
 fn company(sandbox: &Sandbox, priority: u32, kernel_us: u64, every: u32, pause_us: u32) -> Running {
     let mut command = sandbox.shimmed(Program::new("company").build());
-    command
-        .env("SIMCUDA_COSTS", "h200")
-        .env("AISHIM_PRIORITY", priority.to_string())
-        .args([(kernel_us * 1000).to_string(), every.to_string(), pause_us.to_string()]);
+    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", priority.to_string()).args([
+        (kernel_us * 1000).to_string(),
+        every.to_string(),
+        pause_us.to_string(),
+    ]);
     sandbox.start(&mut command)
 }
 
