@@ -305,7 +305,7 @@ mod tests {
             Err(Closed::Turn { gpu: 1, until_ns: now + MS }),
             "the one turn of a policy without ranks"
         );
-        forget((0..40).into_iter());
+        forget(0..40);
         assert_eq!(look(now), Ok(Room::Unbounded));
     }
 }

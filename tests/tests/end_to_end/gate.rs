@@ -1,5 +1,6 @@
 //! Processes in an order: a stand-in coordinator that decides what the test says, and real programs under the real library.
 
+use crate::coordinator::Daemon;
 use aishim_abi::board::Turn;
 use aishim_abi::layout::Coordinator as Standing;
 use aishim_abi::rank::{PolicyKind, Priority};
@@ -134,7 +135,7 @@ fn which_of(figures: aishim_abi::client_page::Figures, which: &str) -> u64 {
     }
 }
 
-/// Both beside a third that goes on: it is let on as soon as nobody hears of the important one any more.
+/// The other is let on as soon as nothing is heard of the important one any more.
 #[test]
 fn one_that_is_killed_or_stopped_holds_nobody_back() {
     for end_of_it in [libc::SIGKILL, libc::SIGSTOP] {
@@ -147,6 +148,8 @@ fn one_that_is_killed_or_stopped_holds_nobody_back() {
         goes_on(&sandbox, &other, 1);
         signal(&important, end_of_it);
         let waited = goes_on(&sandbox, &other, 20);
+        println!("20 launches came {waited:?} after signal {end_of_it}");
+        // 100 ms, and what a busy machine takes.
         assert!(waited < Duration::from_secs(5), "it was held back for {waited:?}");
         if end_of_it == libc::SIGSTOP {
             end(important);
@@ -305,4 +308,42 @@ fn children_do_not_stand_in_for_their_parent() {
         };
         run(true).assert_same(&run(false));
     }
+}
+
+/// Under the real coordinator, which is killed, stopped and started again while all work.
+#[test]
+fn aischedd_may_come_and_go_under_load() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let important = company(&sandbox, 80, 500, 5, 2_000);
+    let others = [company(&sandbox, 20, 100, 0, 0), company(&sandbox, 20, 100, 0, 0)];
+    for running in others.iter().chain([&important]) {
+        is_client(&sandbox, running, 1);
+    }
+    let all_go_on = || {
+        for running in others.iter().chain([&important]) {
+            goes_on(&sandbox, running, 100);
+        }
+    };
+    all_go_on();
+    for running in &others {
+        wait_until("it waits", || statistic(&sandbox, running, Statistic::GateWaits) > 20);
+    }
+    let waited_out: u64 = others.iter().map(|running| statistic(&sandbox, running, Statistic::GateTimeouts)).sum();
+    println!("waits that ended by their time limit: {waited_out}");
+    // SAFETY: kill(2) of a child that was not waited for yet.
+    unsafe { libc::kill(daemon.0.id() as i32, libc::SIGSTOP) };
+    all_go_on();
+    // Killed, by Drop.
+    drop(daemon);
+    all_go_on();
+    let _successor = Daemon::start(&sandbox, &[]);
+    for running in others.iter().chain([&important]) {
+        is_client(&sandbox, running, 2);
+    }
+    all_go_on();
+    for running in others {
+        end(running);
+    }
+    end(important);
 }
