@@ -68,7 +68,7 @@ pub(crate) fn launch(
     } else {
         sampling::launch(hook, call, stream, thread, key, measurable)
     };
-    if activity::launched(cost_ns, now_ns) {
+    if status.is_ok() && activity::launched(cost_ns, now_ns) {
         fenced(|| backlog::mark(streams::key(stream, hook) as sys::CUstream));
     }
     status
@@ -91,6 +91,14 @@ pub(crate) fn enter(stream: usize, hook: Hook) {
             backlog::mark(stream);
         }
     });
+}
+
+/// The program begins to wait for work of its own.
+#[inline]
+pub(crate) fn waits() {
+    if mode::mode() & mode::IN_COMPANY != 0 {
+        activity::hold();
+    }
 }
 
 /// The program has waited for work of its own, which is done.

@@ -19,6 +19,7 @@ use aishim_abi::trace::What;
 pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status, context: sys::CUcontext) -> Status {
     // What was lost sight of before the call is done after it; what is lost during it may not be.
     let lost = gpu_fence::lost_before();
+    gate::waits();
     after(hook, call, || {
         gpu_fence::context_done(if context.is_null() { driver::context() } else { address(context) }, lost);
         streams::all_requests_end();
@@ -28,6 +29,7 @@ pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status, context:
 
 /// cuStreamSynchronize.
 pub(crate) unsafe fn stream(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
+    gate::waits();
     after(hook, call, || {
         streams::request_ends(streams::key(address(stream), hook));
         waited();
@@ -44,6 +46,7 @@ pub(crate) unsafe fn query(hook: Hook, call: impl FnOnce() -> Status, stream: sy
 
 /// cuEventSynchronize. An event does not tell its stream; what a thread waits for is as a rule what it launched last.
 pub(crate) unsafe fn event(hook: Hook, call: impl FnOnce() -> Status) -> Status {
+    gate::waits();
     after(hook, call, || {
         let thread = thread::current();
         if !thread.is_null() {

@@ -44,6 +44,9 @@ fn work(
     if mode::is_pass_through() {
         return call();
     }
+    if waits {
+        gate::waits();
+    }
     let start = clock::now();
     let status = forward(hook, call);
     if status.is_ok() {
