@@ -309,12 +309,13 @@ fn a_coordinator_that_makes_no_sense_is_left_alone() {
 #[test]
 fn a_program_that_closes_all_descriptors_goes_on() {
     let program = Program::new("descriptors").build();
-    let run = |with_coordinator: bool| {
+    for when in ["late", "early", "streams"] {
         let sandbox = Sandbox::new();
-        let _coordinator = with_coordinator.then(|| Coordinator::start(&sandbox.directory()));
-        sandbox.run(&mut sandbox.shimmed(&program))
-    };
-    run(true).assert_same(&run(false));
+        let _coordinator = Coordinator::start(&sandbox.directory());
+        let outcome = sandbox.run(sandbox.shimmed(&program).arg(when).arg(sandbox.path("report")));
+        assert_eq!((outcome.code(), outcome.stderr.as_str()), (Some(5), ""), "{when}");
+        assert_eq!(sandbox.segment(outcome.pid).calls("cuLaunchKernel"), 50);
+    }
 }
 
 #[test]
