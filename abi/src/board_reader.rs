@@ -11,6 +11,8 @@ use crate::client_page::wait_on;
 use crate::memfd::{Memory, SharedError};
 use crate::rank::{PolicyKind, Priority, Uuid, Weight};
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::io;
 use std::sync::atomic::{
     Ordering::{Acquire, Relaxed},
     fence,
@@ -37,6 +39,51 @@ pub struct About {
     pub pid: u32,
     /// When it began, nanoseconds since the epoch.
     pub started_unix_ns: u64,
+}
+
+/// What of a board a launch looks at.
+#[derive(Clone, Copy)]
+pub struct Gates<'a> {
+    header: &'a Header,
+    turns: &'a [TurnRecord],
+}
+
+/// What a board says to a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Whether it waits while more important clients have work on the GPU.
+    pub waits_for_peers: bool,
+    /// Whose turn it is, as [`Turn::to_word`] has it.
+    pub turn: u32,
+    /// Until when.
+    pub until_ns: u64,
+}
+
+impl Gates<'_> {
+    /// What counts on a GPU for clients of that rank: [`BoardView::gpu`] and [`BoardView::turn`] in as few loads as that
+    /// takes. A slot that is not there has a turn all the same, until it ends.
+    #[must_use]
+    #[inline]
+    pub fn gate(&self, gpu: usize, rank: Priority, now_ns: u64) -> Gate {
+        let open = Gate { waits_for_peers: false, turn: Turn::Everybody.to_word(), until_ns: u64::MAX };
+        let Some(record) = self.header.gpus.get(gpu) else { return open };
+        let is_open = now_ns < record.open_until_ns.load(Relaxed);
+        if is_open || record.policy.load(Relaxed) == PolicyKind::Off.number() {
+            return open;
+        }
+        let is_by_rank = record.is_by_rank.load(Relaxed) != 0;
+        let place = gpu * RANKS + if is_by_rank { rank.number() as usize } else { 0 };
+        let everybodys = Gate { waits_for_peers: is_by_rank, ..open };
+        let Some(turn) = self.turns.get(place) else { return everybodys };
+        let until_ns = turn.until_ns.load(Relaxed);
+        if now_ns >= until_ns || until_ns > now_ns.saturating_add(TURN_MAX_NS) {
+            return everybodys;
+        }
+        if self.header.has_ended.load(Relaxed) != 0 {
+            return open;
+        }
+        Gate { waits_for_peers: is_by_rank, turn: turn.party.load(Relaxed), until_ns }
+    }
 }
 
 impl BoardView {
@@ -67,6 +114,37 @@ impl BoardView {
         Ok(Self { memory, slots, about })
     }
 
+    /// Room for any board, at which threads may look for as long as the process lives, whatever boards come and go there: an
+    /// empty one at first.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub fn reserve() -> io::Result<Self> {
+        let about = About { generation: 0, pid: 0, started_unix_ns: 0 };
+        Ok(Self { memory: Memory::reserve(board_bytes(SLOTS))?, slots: SLOTS, about })
+    }
+
+    /// Lays a board over what was [reserved](Self::reserve), in the place of the one before.
+    ///
+    /// # Errors
+    /// [`SharedError`] says what is wrong with it; the one before stays then.
+    pub fn lay(&self, descriptor: &OwnedFd) -> Result<About, SharedError> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(descriptor, 3)?;
+        let checked = Self::open(copy)?;
+        // A smaller one leaves nothing of a larger one before it.
+        self.clear().map_err(|_| SharedError::Io(Errno::NOMEM.raw_os_error()))?;
+        self.memory.lay(0, board_bytes(checked.slots), descriptor)?;
+        Ok(checked.about)
+    }
+
+    /// Puts an empty board in the place of what was laid.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub fn clear(&self) -> io::Result<()> {
+        self.memory.clear(0, board_bytes(SLOTS))
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn about(&self) -> About {
@@ -77,6 +155,12 @@ impl BoardView {
     #[must_use]
     pub fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// What a launch looks at; none where the board has no room for it, which a checked or reserved one always has.
+    #[must_use]
+    pub fn gates(&self) -> Option<Gates<'_>> {
+        Some(Gates { header: self.header()?, turns: self.memory.slice(TURNS_OFFSET, GPUS * RANKS) })
     }
 
     /// Whether the coordinator has ended in order.

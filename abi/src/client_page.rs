@@ -7,6 +7,7 @@
 //! is the one rule by which it is believed, and it holds nobody back for longer than [`STALE_NS`] at a time: a time at
 //! which nothing was renewed lately, or which lies in the future, means idle. Random bytes are idle.
 
+use crate::board::SLOTS;
 use crate::memfd::{Memory, SharedError};
 use crate::rank::Class;
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -197,8 +198,7 @@ impl PageView {
     #[must_use]
     #[inline]
     pub fn busy_until_ns(&self, now_ns: u64) -> Option<u64> {
-        let page = self.page()?;
-        believed(page.busy_until_ns.load(Relaxed), page.renewed_ns.load(Relaxed), now_ns)
+        busy_until_ns(self.page()?, now_ns)
     }
 
     /// The word that is raised whenever the owner falls idle; to be read before [`busy_until_ns`](Self::busy_until_ns),
@@ -255,6 +255,79 @@ impl PageView {
     }
 }
 
+/// Room for the pages of all clients that a board may have, each at the place of its slot, at which threads may look for as long
+/// as the process lives, whoever comes and goes: who is not there is idle.
+#[derive(Debug)]
+pub struct Peers {
+    memory: Memory,
+}
+
+impl Peers {
+    /// Nobody yet.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub fn reserve() -> io::Result<Self> {
+        Ok(Self { memory: Memory::reserve(SLOTS * PAGE_BYTES)? })
+    }
+
+    /// Lays the page of the client in `slot` there, in the place of any before it.
+    ///
+    /// # Errors
+    /// [`SharedError`] says what is wrong with it; the one before stays then.
+    pub fn lay(&self, slot: usize, descriptor: &OwnedFd) -> Result<Identity, SharedError> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(descriptor, 3)?;
+        let identity = PageView::open(copy)?.identity();
+        self.memory.lay(slot.saturating_mul(PAGE_BYTES), PAGE_BYTES, descriptor)?;
+        Ok(identity)
+    }
+
+    /// The client in `slot` is no longer there, and so idle.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub fn clear(&self, slot: usize) -> io::Result<()> {
+        self.memory.clear(slot.saturating_mul(PAGE_BYTES), PAGE_BYTES)
+    }
+
+    /// All pages, by slot.
+    #[must_use]
+    pub fn pages(&self) -> &[Page] {
+        self.memory.slice(0, SLOTS)
+    }
+
+    /// As [`PageView::busy_until_ns`].
+    #[must_use]
+    pub fn busy_until_ns(&self, slot: usize, now_ns: u64) -> Option<u64> {
+        busy_until_ns(self.page(slot)?, now_ns)
+    }
+
+    /// When the client in `slot` last renewed what it says.
+    #[must_use]
+    pub fn renewed_ns(&self, slot: usize) -> u64 {
+        self.page(slot).map_or(0, |page| page.renewed_ns.load(Relaxed))
+    }
+
+    /// As [`PageView::turn_word`].
+    #[must_use]
+    pub fn turn_word(&self, slot: usize) -> u32 {
+        // Pairs with the release in `OwnPage::fall_idle`.
+        self.page(slot).map_or(0, |page| page.turn_word.load(Acquire))
+    }
+
+    /// As [`PageView::wait`]. Where the page goes meanwhile, only the time limit ends it.
+    pub fn wait(&self, slot: usize, seen: u32, at_most: Duration) {
+        if let Some(page) = self.page(slot) {
+            wait_on(&page.turn_word, seen, at_most);
+        }
+    }
+
+    #[inline]
+    fn page(&self, slot: usize) -> Option<&Page> {
+        self.memory.slice(slot.saturating_mul(PAGE_BYTES), 1).first()
+    }
+}
+
 /// What a page counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -272,6 +345,18 @@ pub struct Figures {
     pub class_suggested: Option<Class>,
     /// Why.
     pub class_reason: u32,
+}
+
+/// As [`PageView::busy_until_ns`], of any page.
+#[must_use]
+#[inline]
+pub fn busy_until_ns(page: &Page, now_ns: u64) -> Option<u64> {
+    let busy_until_ns = page.busy_until_ns.load(Relaxed);
+    // As a rule; the second word need not be looked at then.
+    if busy_until_ns <= now_ns {
+        return None;
+    }
+    believed(busy_until_ns, page.renewed_ns.load(Relaxed), now_ns)
 }
 
 /// Until when to wait, given what a page says.

@@ -108,6 +108,58 @@ pub enum HookState {
     HandedOut = 2,
 }
 
+/// How a process stands to a coordinator; the value of [`Statistic::Coordinator`](crate::statistics::Statistic::Coordinator).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coordinator {
+    /// None listens in the runtime directory.
+    None,
+    /// It is a client.
+    Client,
+    /// Somebody listens there who is neither root nor the process's own user.
+    Stranger,
+    /// It speaks another version.
+    OtherVersion,
+    /// It said something that makes no sense, or sent memory that is not sealed.
+    Nonsense,
+    /// The process has no page to show: the kernel is older than 5.1, or descriptors or memory are short.
+    NoPage,
+    /// It refused, for the reason of this number ([`Reason`](crate::message::Reason)).
+    Refused(u32),
+}
+
+impl Coordinator {
+    /// What stands in the segment for a refusal: this and the reason's number.
+    const REFUSED: u64 = 100;
+
+    /// The number that stands for it.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Client => 1,
+            Self::Stranger => 2,
+            Self::OtherVersion => 3,
+            Self::Nonsense => 4,
+            Self::NoPage => 5,
+            Self::Refused(reason) => Self::REFUSED + reason as u64,
+        }
+    }
+
+    /// What `number` stands for; a number of a later version is nonsense.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Client,
+            2 => Self::Stranger,
+            3 => Self::OtherVersion,
+            5 => Self::NoPage,
+            Self::REFUSED.. => Self::Refused((number - Self::REFUSED) as u32),
+            _ => Self::Nonsense,
+        }
+    }
+}
+
 /// Why a shim only forwards calls; the value of [`Statistic::PassThrough`](crate::statistics::Statistic::PassThrough).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]

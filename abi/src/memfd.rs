@@ -89,7 +89,8 @@ unsafe impl Shared for crate::board::EntryWords {}
 pub(crate) struct Memory {
     start: NonNull<u8>,
     bytes: usize,
-    descriptor: OwnedFd,
+    /// None for addresses that are only reserved.
+    descriptor: Option<OwnedFd>,
     /// Device and inode of the memfd: who it is.
     identity: (u64, u64),
 }
@@ -109,8 +110,63 @@ impl Memory {
         // On memory that is full this fails here, and not as a SIGBUS at a store.
         rustix::io::retry_on_intr(|| rustix::fs::fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as u64))?;
         let memory = Self::map(descriptor, bytes, ProtFlags::READ | ProtFlags::WRITE)?;
-        rustix::fs::fcntl_add_seals(&memory.descriptor, SEALS | SealFlags::SEAL)?;
+        if let Some(descriptor) = &memory.descriptor {
+            rustix::fs::fcntl_add_seals(descriptor, SEALS | SealFlags::SEAL)?;
+        }
         Ok(memory)
+    }
+
+    /// Reserves addresses: zeroes that can be read, over which others' memory can be laid ([`lay`](Self::lay)) and taken away
+    /// again ([`clear`](Self::clear)) while threads look at it. No load from them ever faults.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub(crate) fn reserve(bytes: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping where the kernel likes.
+        let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ, flags)? };
+        let start = NonNull::new(start.cast()).ok_or(Errno::INVAL)?;
+        Ok(Self { start, bytes, descriptor: None, identity: (0, 0) })
+    }
+
+    /// Lays somebody else's memory over the first `bytes` bytes from `offset` on of what was reserved, all of it checked as in
+    /// [`open`](Self::open). Who looks meanwhile sees what was there before or what is there now.
+    ///
+    /// # Errors
+    /// [`SharedError`] where it is not sealed or has another size, or there is no room.
+    pub(crate) fn lay(&self, offset: usize, bytes: usize, descriptor: impl AsFd) -> Result<(), SharedError> {
+        let found = sealed_bytes(&descriptor)?;
+        if found != bytes as u64 {
+            return Err(SharedError::WrongSize { bytes: found });
+        }
+        let at = self.within(offset, bytes).ok_or(Errno::INVAL)?;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: pages of this reservation alone (`within`), of which nothing but atomics is ever lent (`slice`).
+        unsafe { rustix::mm::mmap(at.as_ptr().cast(), bytes, ProtFlags::READ, flags, descriptor, 0)? };
+        Ok(())
+    }
+
+    /// Puts zeroes in the place of what was laid there.
+    ///
+    /// # Errors
+    /// That of mmap(2).
+    pub(crate) fn clear(&self, offset: usize, bytes: usize) -> io::Result<()> {
+        let at = self.within(offset, bytes).ok_or(Errno::INVAL)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: as in `lay`.
+        unsafe { rustix::mm::mmap_anonymous(at.as_ptr().cast(), bytes, ProtFlags::READ, flags)? };
+        Ok(())
+    }
+
+    /// Whole pages of a reservation.
+    fn within(&self, offset: usize, bytes: usize) -> Option<NonNull<u8>> {
+        let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        let is_whole = offset.is_multiple_of(4096) && bytes.is_multiple_of(4096) && bytes != 0;
+        if !fits || !is_whole || self.descriptor.is_some() {
+            return None;
+        }
+        // SAFETY: within the mapping, checked above.
+        Some(unsafe { self.start.add(offset) })
     }
 
     /// Maps somebody else's memory to read it.
@@ -118,12 +174,7 @@ impl Memory {
     /// # Errors
     /// [`SharedError`] where it is not sealed or has a size that is not in `sizes`.
     pub(crate) fn open(descriptor: OwnedFd, sizes: RangeInclusive<usize>) -> Result<Self, SharedError> {
-        let seals = rustix::fs::fcntl_get_seals(&descriptor).map_err(|_| SharedError::NotSealed)?;
-        if !seals.contains(SEALS) {
-            return Err(SharedError::NotSealed);
-        }
-        // After the seals: now it stays.
-        let bytes = rustix::fs::fstat(&descriptor)?.st_size.cast_unsigned();
+        let bytes = sealed_bytes(&descriptor)?;
         match usize::try_from(bytes) {
             Ok(size) if sizes.contains(&size) => Ok(Self::map(descriptor, size, ProtFlags::READ)?),
             _ => Err(SharedError::WrongSize { bytes }),
@@ -135,7 +186,7 @@ impl Memory {
         // SAFETY: a new mapping where the kernel likes.
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, &descriptor, 0)? };
         let start = NonNull::new(start.cast()).ok_or(Errno::INVAL)?;
-        Ok(Self { start, bytes, descriptor, identity })
+        Ok(Self { start, bytes, descriptor: Some(descriptor), identity })
     }
 
     /// How long it is.
@@ -160,8 +211,9 @@ impl Memory {
     /// The descriptor, to be passed on; none where the program has closed it behind our back and the number now stands for
     /// something else.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        let is_it = identity(&self.descriptor).is_ok_and(|found| found == self.identity);
-        is_it.then(|| self.descriptor.as_fd())
+        let descriptor = self.descriptor.as_ref()?;
+        let is_it = identity(descriptor).is_ok_and(|found| found == self.identity);
+        is_it.then(|| descriptor.as_fd())
     }
 
     /// Puts private zero pages in the place of the mapping: in a child process, whose stores must not reach its parent's
@@ -183,6 +235,16 @@ impl Drop for Memory {
         // SAFETY: the mapping that `map` made; what `slice` hands out does not outlive `self`.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// The size of memory that has all the seals.
+fn sealed_bytes(descriptor: impl AsFd) -> Result<u64, SharedError> {
+    let seals = rustix::fs::fcntl_get_seals(&descriptor).map_err(|_| SharedError::NotSealed)?;
+    if !seals.contains(SEALS) {
+        return Err(SharedError::NotSealed);
+    }
+    // After the seals: now it stays.
+    Ok(rustix::fs::fstat(&descriptor)?.st_size.cast_unsigned())
 }
 
 fn identity(descriptor: impl AsFd) -> rustix::io::Result<(u64, u64)> {

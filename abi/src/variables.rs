@@ -55,6 +55,12 @@ pub const ALL: &[Variable] = &[
         text: "The runtime directory, where processes publish their figures.",
     },
     Variable {
+        name: "AISHIM_JOB",
+        values: Values::Path,
+        default: "TORCHELASTIC_RUN_ID",
+        text: "The job that the process is part of: the coordinator lets processes of one user and job on together.",
+    },
+    Variable {
         name: "AISHIM_LIB",
         values: Values::Path,
         default: "beside aictl, ../lib or ../lib/aishim",

@@ -296,3 +296,40 @@ fn a_message_without_its_descriptor_and_descriptors_without_messages_are_refused
     });
     assert!(refused);
 }
+
+#[test]
+fn memory_comes_and_goes_at_reserved_addresses_while_others_look() {
+    use aishim_abi::client_page::Peers;
+    let peers = Peers::reserve().unwrap();
+    let ends = AtomicBool::new(false);
+    let (own, seen) = page();
+    own.page().unwrap().renewed_ns.store(1_000_000_000, Relaxed);
+    own.page().unwrap().busy_until_ns.store(2_000_000_000, Relaxed);
+    let descriptor = rustix::io::fcntl_dupfd_cloexec(seen.descriptor().unwrap(), 3).unwrap();
+    std::thread::scope(|scope| {
+        let look = scope.spawn(|| {
+            let mut both = [0_u64; 2];
+            while !ends.load(Relaxed) {
+                let busy = peers.busy_until_ns(SLOTS - 1, 1_000_000_001);
+                assert!(busy.is_none_or(|until_ns| until_ns == 1_100_000_000));
+                both[usize::from(busy.is_some())] += 1;
+            }
+            both
+        });
+        for _ in 0..2_000 {
+            assert_eq!(peers.lay(SLOTS - 1, &descriptor), Ok(ME));
+            peers.clear(SLOTS - 1).unwrap();
+        }
+        ends.store(true, Relaxed);
+        look.join().unwrap();
+    });
+    assert!(peers.lay(SLOTS, &descriptor).is_err(), "beyond the last");
+    let (board, _) = board(3);
+    let board = rustix::io::fcntl_dupfd_cloexec(board.descriptor().unwrap(), 3).unwrap();
+    assert!(matches!(peers.lay(0, &board), Err(SharedError::WrongSize { .. })));
+    let room = BoardView::reserve().unwrap();
+    assert!(room.lay(&descriptor).is_err());
+    assert_eq!(room.lay(&board).unwrap().pid, 77);
+    room.clear().unwrap();
+    assert_eq!((room.entries().count(), room.gpus(0).count()), (0, 0));
+}

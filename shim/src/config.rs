@@ -23,6 +23,10 @@ pub(crate) struct Config {
     pub(crate) pool: PoolSettings,
     /// Priority, 0 to 100.
     pub(crate) priority: u32,
+    /// The same, where it was asked for.
+    pub(crate) priority_wished: Option<u32>,
+    /// The job that the process is part of; empty for none.
+    pub(crate) job: String,
     /// Whether copies of pageable memory are staged.
     pub(crate) copying: bool,
     /// Whether GPU time is sampled.
@@ -84,12 +88,21 @@ impl Config {
         Self {
             pool: PoolSettings::from_environment(),
             priority: number(c"AISHIM_PRIORITY").unwrap_or(DEFAULT_PRIORITY) as u32,
+            priority_wished: number(c"AISHIM_PRIORITY").map(|number| number as u32),
+            job: job(),
             copying: raw(c"AISHIM_COPY").is_none_or(|v| v != b"off"),
             sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
             directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),
             trace: raw(c"AISHIM_TRACE").filter(|v| !v.is_empty()).map(|v| PathBuf::from(OsStr::from_bytes(v))),
         }
     }
+}
+
+/// `AISHIM_JOB`, else what torchrun calls its runs, which all of its processes have in common.
+fn job() -> String {
+    let named = |name| raw(name).filter(|value| !value.is_empty());
+    let job = named(c"AISHIM_JOB").or_else(|| named(c"TORCHELASTIC_RUN_ID"));
+    job.map(|job| String::from_utf8_lossy(job).into_owned()).unwrap_or_default()
 }
 
 impl PoolSettings {

@@ -11,6 +11,7 @@
 //! | `handlers/` | what hooks do before and after the driver's call, a room a topic |
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
+//! | `gate/` | the coordinator's client: what others are told of our work, and where launches wait for theirs |
 //! | `copies/` | copies between pageable memory and the device, staged through page-locked memory by several threads |
 //! | `pinned`, `gpu_fence`, `placement` | the pool of pinned memory in this process, when the GPU is done with a block, on which node slabs lie |
 //! | `block_notes` | what a program has asked or set about single blocks |
@@ -32,6 +33,7 @@ mod dlsym;
 mod driver;
 mod exports;
 mod fence;
+mod gate;
 mod gpu_fence;
 mod handlers;
 mod hook;

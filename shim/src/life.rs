@@ -4,6 +4,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::copies;
 use crate::driver;
+use crate::gate;
 use crate::log;
 use crate::mode;
 use crate::pinned;
@@ -72,10 +73,7 @@ pub(crate) fn context_made(device: i32) {
     CONTEXT.store(true, SeqCst);
     let _birth = BIRTH.lock();
     activate();
-    let mut uuid = [0; 16];
-    if driver::device_uuid(&raw mut uuid, device).is_ok() {
-        segment::device_used(uuid);
-    }
+    used(device);
 }
 
 /// For a context that was made in a way we did not see: the first call that needs one finds it.
@@ -84,7 +82,21 @@ pub(crate) fn late_activation() {
         CONTEXT.store(true, SeqCst);
         let _birth = BIRTH.lock();
         activate();
+        let mut device = 0;
+        if driver::current_device(&raw mut device).is_ok() {
+            used(device);
+        }
     }
+}
+
+/// Notes that there is a context on a device. The lock of birth is held.
+fn used(device: i32) {
+    let mut uuid = [0; 16];
+    if driver::device_uuid(&raw mut uuid, device).is_ok() {
+        segment::device_used(uuid);
+    }
+    // Once it is known which GPU is used: that is said first of all.
+    gate::first_context();
 }
 
 fn activate() {
@@ -98,6 +110,7 @@ fn activate() {
         sampling::disable();
     }
     publish(&config);
+    gate::configure(&config);
     pinned::configure(&config.pool);
     if let Some(file) = &config.trace {
         trace::begin(file);
@@ -118,7 +131,7 @@ fn publish(config: &Config) {
         pid: std::process::id(),
         uid,
         start_ticks: start_ticks().unwrap_or(0),
-        generation: generation(),
+        generation: generation().max(1),
         unix_ns: clock::unix_ns(),
         priority: config.priority,
         driver_version: driver_version.cast_unsigned(),
@@ -189,6 +202,7 @@ extern "C" fn forked() {
     }
     mode::set(mode::PASS_THROUGH);
     thread::forget();
+    gate::disown();
     copies::disown();
     pinned::disown();
     segment::disown();
@@ -199,7 +213,9 @@ extern "C" fn forked() {
 extern "C" fn exiting() {
     mode::set(mode::EXITING);
     // Each behind a fence of its own: what waits for our threads must not be left out.
-    for ends in [|| sampling::settle_all(true), pinned::process_ends, trace::end, copies::process_ends] {
+    for ends in
+        [gate::process_ends, || sampling::settle_all(true), pinned::process_ends, trace::end, copies::process_ends]
+    {
         crate::fence::fenced(ends);
     }
     // Last, as readers may rely on: the figures before it are the final ones.

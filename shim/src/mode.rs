@@ -13,11 +13,19 @@ pub(crate) const CAPTURING: u32 = 4;
 pub(crate) const EXITING: u32 = 8;
 /// What the program does with pinned memory is recorded.
 pub(crate) const TRACING: u32 = 16;
+/// A coordinator has put the process in an order with others on its GPU: launches look at the gate.
+pub(crate) const IN_COMPANY: u32 = 32;
 
 /// The present mode; 0 is the ordinary one.
 #[inline]
 pub(crate) fn mode() -> u32 {
     HOT.mode.load(Relaxed)
+}
+
+/// Whether nothing is out of the ordinary but, perhaps, that launches look at the gate.
+#[inline]
+pub(crate) fn is_ordinary() -> bool {
+    mode() & !IN_COMPANY == 0
 }
 
 /// The mode in the one order that all threads agree on; pairs with [`set`] in captures, see `capture`.

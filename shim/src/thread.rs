@@ -153,6 +153,12 @@ impl Thread {
         self.sampler.as_deref_mut()
     }
 
+    /// How long a launch of the stratum is expected to keep the GPU busy, in nanoseconds.
+    #[inline]
+    pub(crate) fn expected_ns(&self, stratum: usize) -> u64 {
+        self.sampler.as_deref().map_or(0, |sampler| sampler.table().expected_ns(stratum))
+    }
+
     /// Where its launches are counted.
     #[inline]
     pub(crate) fn shard(&self) -> Option<&'static Shard> {

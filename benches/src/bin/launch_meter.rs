@@ -38,6 +38,10 @@ const BATCHES: usize = 2_000;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let launch = driver();
+    // For a coordinator that has to be found first.
+    if let Some(ms) = std::env::var("LAUNCH_METER_AFTER_MS").ok().and_then(|ms| ms.parse().ok()) {
+        std::thread::sleep(std::time::Duration::from_millis(ms));
+    }
     if arguments.first().is_some_and(|a| a == "--callgrind") {
         // Once to warm up: the first launch of a thread does what is done once.
         launch_meter_warm(launch);

@@ -5,6 +5,8 @@ use crate::failure::Failure;
 use crate::preload::{self, LD_PRELOAD, LIBRARY};
 use crate::select;
 use crate::stats::why_pass_through;
+use aishim_abi::layout::Coordinator;
+use aishim_abi::message::Reason;
 use aishim_abi::reader::Hook;
 use aishim_abi::statistics::Statistic;
 use aishim_observe::{Process, Snapshot, procfs};
@@ -149,9 +151,30 @@ fn published(process: &Process) -> Vec<Finding> {
             "restart the program; for a fork, use the start methods spawn or forkserver; report an error inside the library",
         ));
     }
+    findings.extend(ordered(process));
     findings.push(hooked(process));
     findings.extend(missed(process));
     findings
+}
+
+/// How it stands to a coordinator, where one listened that it could ask.
+fn ordered(process: &Process) -> Option<Finding> {
+    let pid = process.pid;
+    let why = match Coordinator::from_number(process.statistic(Statistic::Coordinator)) {
+        Coordinator::None => return None,
+        Coordinator::Client => return Some(Finding::ok(format!("process {pid}: is a client of the coordinator"))),
+        Coordinator::Stranger => "it is neither root's nor the process's own user's",
+        Coordinator::OtherVersion => "it is of another version",
+        Coordinator::Nonsense => "it said something that makes no sense",
+        Coordinator::NoPage => "the process has no page to show: that needs Linux 5.1, descriptors and memory",
+        Coordinator::Refused(reason) => {
+            Reason::from_number(reason).map_or("it refused, for a reason that this version does not know", Reason::name)
+        }
+    };
+    Some(Finding::warn(
+        format!("process {pid}: runs without order, since its coordinator could not be used: {why}"),
+        "see `aictl daemon status`; the process asks again by itself within a minute",
+    ))
 }
 
 fn hooked(process: &Process) -> Finding {

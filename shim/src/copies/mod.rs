@@ -129,7 +129,7 @@ pub(crate) fn configure(enabled: bool) {
 /// Whether a copy of that size and direction may be staged; all others cost no more than this question.
 #[inline]
 pub(crate) fn is_candidate(transfer: &Transfer) -> bool {
-    transfer.bytes >= plan::least_bytes_of_all(transfer.direction) && mode::mode() == 0 && ENABLED.load(Relaxed)
+    transfer.bytes >= plan::least_bytes_of_all(transfer.direction) && mode::is_ordinary() && ENABLED.load(Relaxed)
 }
 
 /// Carries a copy out; what the driver would have answered. None: nothing was done, and the copy is the driver's.

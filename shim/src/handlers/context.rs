@@ -5,6 +5,7 @@ use crate::copies;
 use crate::cuda::{Status, address, sys};
 use crate::driver;
 use crate::fence::fenced;
+use crate::gate;
 use crate::handlers::work::forward;
 use crate::handlers::{capture, streams};
 use crate::hook::Hook;
@@ -178,5 +179,6 @@ fn forget(context: usize) {
     sampling::forget_context(context);
     pinned::forget_context(context);
     copies::forget_context(context);
+    gate::forget_context(context);
     ranges::remove_context(context);
 }

@@ -1,14 +1,15 @@
 //! Launches: the hot path.
 //!
 //! program -> count and stamp -> the driver -> stamp, histogram -> back. No allocation, no lock, no system call. What is
-//! out of the ordinary (first launch of a thread, a sample due, a capture open) is found before the call: the handlers
-//! exist twice, `ORDINARY` and not, and the first answers None where the second is needed. Each stands in a function of
+//! out of the ordinary (first launch of a thread, a sample due, a capture open, a gate to look at) is found before the call: the
+//! handlers exist twice, `ORDINARY` and not, and the first answers None where the second is needed. Each stands in a function of
 //! its own (`exports`), because a call that is handed to a function out of line has its dozen arguments stored in memory
 //! from the beginning, also where it never comes to that.
 
 use crate::clock;
 use crate::cuda::{Status, address, sys};
 use crate::fence::fenced;
+use crate::gate;
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::life;
@@ -79,10 +80,13 @@ fn launch<const ORDINARY: bool>(
     key: u64,
     measurable: impl FnOnce() -> bool,
 ) -> Option<Status> {
-    let thread = if mode::mode() == 0 { thread::current_hot() } else { std::ptr::null_mut() };
+    let mode = mode::mode();
+    let is_counted = mode == 0 || !ORDINARY && mode == mode::IN_COMPANY;
+    let thread = if is_counted { thread::current_hot() } else { std::ptr::null_mut() };
     if !ORDINARY {
         return Some(match thread.is_null() {
             true => unusual(hook, call, stream),
+            false if mode == mode::IN_COMPANY => gate::launch(hook, call, stream, thread, key, measurable),
             false => sampling::launch(hook, call, stream, thread, key, measurable),
         });
     }
@@ -157,6 +161,7 @@ fn unusual(hook: Hook, call: impl FnOnce() -> Status, stream: usize) -> Status {
     if thread.is_null() {
         return crate::handlers::work::forward(hook, call);
     }
+    gate::enter(stream, hook);
     let start = clock::now();
     let status = call();
     let cost_ns = clock::ns(clock::now().wrapping_sub(start));

@@ -3,6 +3,7 @@
 use crate::cuda::{Status, address, sys};
 use crate::driver;
 use crate::fence::fenced;
+use crate::gate;
 use crate::gpu_fence;
 use crate::handlers::streams;
 use crate::hook::Hook;
@@ -18,6 +19,7 @@ use aishim_abi::trace::What;
 pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status, context: sys::CUcontext) -> Status {
     // What was lost sight of before the call is done after it; what is lost during it may not be.
     let lost = gpu_fence::lost_before();
+    gate::waits();
     after(hook, call, || {
         gpu_fence::context_done(if context.is_null() { driver::context() } else { address(context) }, lost);
         streams::all_requests_end();
@@ -27,6 +29,7 @@ pub(crate) unsafe fn context(hook: Hook, call: impl FnOnce() -> Status, context:
 
 /// cuStreamSynchronize.
 pub(crate) unsafe fn stream(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
+    gate::waits();
     after(hook, call, || {
         streams::request_ends(streams::key(address(stream), hook));
         waited();
@@ -37,11 +40,13 @@ pub(crate) unsafe fn stream(hook: Hook, call: impl FnOnce() -> Status, stream: s
 pub(crate) unsafe fn query(hook: Hook, call: impl FnOnce() -> Status, stream: sys::CUstream) -> Status {
     after(hook, call, || {
         streams::request_ends(streams::key(address(stream), hook));
+        gate::idle();
     })
 }
 
 /// cuEventSynchronize. An event does not tell its stream; what a thread waits for is as a rule what it launched last.
 pub(crate) unsafe fn event(hook: Hook, call: impl FnOnce() -> Status) -> Status {
+    gate::waits();
     after(hook, call, || {
         let thread = thread::current();
         if !thread.is_null() {
@@ -68,6 +73,9 @@ fn after(hook: Hook, call: impl FnOnce() -> Status, done: impl FnOnce()) -> Stat
 
 /// The program has just waited, so a moment of ours is not missed: samples can be read, freed blocks may be safe.
 fn waited() {
+    // First: others may be waiting for this.
+    gate::idle();
+    gate::look_again();
     let thread = thread::current();
     if !thread.is_null() {
         // SAFETY: the calling thread's own, and no other reference to it is held.

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::copies::{self, Direction, Transfer};
 use crate::cuda::{Status, address, sys};
 use crate::fence::fenced;
+use crate::gate;
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::mode;
@@ -43,6 +44,9 @@ fn work(
     if mode::is_pass_through() {
         return call();
     }
+    if waits {
+        gate::waits();
+    }
     let start = clock::now();
     let status = forward(hook, call);
     if status.is_ok() {
@@ -53,6 +57,8 @@ fn work(
                 streams::work_begins(key, start);
                 if waits {
                     streams::request_ends(key);
+                    gate::idle();
+                    gate::look_again();
                 }
             } else {
                 streams::used(key);

@@ -39,7 +39,7 @@ mod strata;
 pub(crate) use learnt::{forget_functions, forget_graph};
 pub(crate) use pair::forget_context;
 pub(crate) use sampler::Sampler;
-pub(crate) use strata::{is_counted, settle_all, stratum_of};
+pub(crate) use strata::{is_counted, settle_all, stratum_of, usual_ns};
 
 use crate::clock;
 use crate::cuda::{Status, sys};

@@ -26,7 +26,7 @@ use aishim_abi::layout::{COUNTDOWNS, Shard, Window};
 use aishim_abi::statistics::Statistic;
 use parking_lot::Mutex;
 use std::sync::atomic::{
-    AtomicU8,
+    AtomicU8, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -54,9 +54,17 @@ pub(crate) struct Table {
     shard: &'static Shard,
     /// The shard's histogram; none where the shard is no part of the segment, for want of one that was free.
     window: Option<&'static Window>,
+    /// Mean GPU time of a launch by stratum, in nanoseconds; 0 while nothing is known. For the gate, which takes no lock.
+    means_ns: Box<[AtomicU32; STRATA]>,
     /// A thread's own but when all are summed up; never held across a driver's call.
     strata: Mutex<Strata>,
 }
+
+/// Mean GPU time of all launches whose time is known, in nanoseconds; 0 while nothing is.
+static OVERALL_NS: AtomicU32 = AtomicU32::new(0);
+
+/// What a launch is taken to last while nothing is known of any.
+const UNKNOWN_NS: u32 = 10_000;
 
 struct Strata {
     /// For each countdown its place in `known` plus one; 0 before its first launch.
@@ -169,7 +177,8 @@ impl Table {
             excess_ns: 0,
             has_owner: true,
         };
-        Some(Box::leak(Box::new(Self { shard, window, strata: Mutex::new(strata) })))
+        let means_ns = Box::new([const { AtomicU32::new(0) }; STRATA]);
+        Some(Box::leak(Box::new(Self { shard, window, means_ns, strata: Mutex::new(strata) })))
     }
 
     /// Where the thread counts, and counts down.
@@ -180,6 +189,13 @@ impl Table {
     /// Its histogram, if the thread has one to itself.
     pub(crate) fn window(&self) -> Option<&'static Window> {
         self.window
+    }
+
+    /// How long a launch of the stratum is expected to keep the GPU busy, in nanoseconds; never 0.
+    #[inline]
+    pub(crate) fn expected_ns(&self, stratum: usize) -> u64 {
+        let known = self.means_ns[stratum % STRATA].load(Relaxed);
+        u64::from(if known == 0 { usual_ns() } else { known })
     }
 
     fn left(&self) -> &'static Countdowns {
@@ -272,6 +288,17 @@ impl Table {
         stratum.samples = stratum.samples.saturating_add(1);
         stratum.mean_ns = drift(stratum.mean_ns, time_ns, u64::from(stratum.samples).min(MEMORY_SAMPLES));
         stratum.doubtful = false;
+        let (at, mean_ns) = (usize::from(stratum.at), stratum.mean_ns);
+        self.means_ns[at].store(u32::try_from(mean_ns).unwrap_or(u32::MAX), Relaxed);
+    }
+}
+
+/// What a launch of which nothing is known is expected to last.
+#[cold]
+pub(crate) fn usual_ns() -> u32 {
+    match OVERALL_NS.load(Relaxed) {
+        0 => UNKNOWN_NS,
+        mean_ns => mean_ns,
     }
 }
 
@@ -351,6 +378,9 @@ impl Strata {
             }
         }
         self.settled_ns += time_ns;
+        if let Some(mean_ns) = self.settled_ns.checked_div(self.settled) {
+            OVERALL_NS.store(u32::try_from(mean_ns).unwrap_or(u32::MAX), Relaxed);
+        }
         let withheld_ns = self.excess_ns.min(time_ns);
         self.excess_ns -= withheld_ns;
         segment::add(Statistic::GpuTime, time_ns - withheld_ns);

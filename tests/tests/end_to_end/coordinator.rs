@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 const LONG: Duration = Duration::from_secs(60);
 
 /// A daemon in the sandbox's runtime directory.
-struct Daemon(Child);
+pub(crate) struct Daemon(pub(crate) Child);
 
 impl Daemon {
-    fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
+    pub(crate) fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
         let mut command = sandbox.native(dist::file("aischedd"));
         let child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("aischedd");
         let begun = Instant::now();

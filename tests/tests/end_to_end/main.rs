@@ -15,6 +15,7 @@ mod direct_use;
 mod endings;
 mod fidelity;
 mod forks;
+mod gate;
 mod headers;
 mod launches;
 mod lookups;

@@ -1,0 +1,135 @@
+//! The process's own page: until when the GPU will be busy with what it has launched, as it estimates.
+//!
+//! A launch adds what its kind takes on average ([`expected_ns`](crate::sampling)) to what was there, or to now where that is
+//! past. Plain loads and stores: of two threads that launch in the same few nanoseconds one addition may be lost, which is worth less
+//! than the estimate itself, while a locked addition would cost each launch as much as all the rest of this.
+
+use crate::clock;
+use crate::segment::bump;
+use aishim_abi::client_page::{Identity, OwnPage, Page};
+use std::io;
+use std::ptr::null_mut;
+use std::sync::atomic::{
+    AtomicPtr, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+/// The page; null before there is one. Never freed: launches write to it.
+static PAGE: AtomicPtr<OwnPage> = AtomicPtr::new(null_mut());
+
+/// What is written of it; a pointer of its own, since each launch in company follows it.
+static WORDS: AtomicPtr<Page> = AtomicPtr::new(null_mut());
+
+/// What to add to a time stamp in nanoseconds to get `CLOCK_MONOTONIC`. The stamps' rate is measured to one part in ten thousand, so
+/// this is measured anew at every round of the listening thread.
+static OFFSET_NS: AtomicU64 = AtomicU64::new(0);
+
+/// Until when the GPU will be busy by the estimate alone, which the page may go beyond while a thread waits for the GPU ([`hold`]).
+static ESTIMATE_NS: AtomicU64 = AtomicU64::new(0);
+
+/// How much longer than estimated the work that a thread waits for is believed to take, besides as long again: a time slice of
+/// another process's.
+const SLICE_NS: u64 = 2_000_000;
+
+/// A launch renews what it says at most so often.
+const RENEW_NS: u64 = 1_000_000;
+
+/// `CLOCK_MONOTONIC` at the moment of a time stamp.
+#[inline]
+pub(super) fn monotonic_ns(ticks: u64) -> u64 {
+    clock::ns(ticks).wrapping_add(OFFSET_NS.load(Relaxed))
+}
+
+/// Measures how time stamps stand to the clock.
+pub(super) fn set_clock() {
+    let ns = clock::ns(clock::now());
+    OFFSET_NS.store(clock::monotonic_ns().wrapping_sub(ns), Relaxed);
+}
+
+/// The page as it is to be shown; made where there is none, or where the program has closed its descriptor behind our back.
+pub(super) fn own_page(identity: &Identity) -> io::Result<&'static OwnPage> {
+    if let Some(page) = shown()
+        && page.descriptor().is_some()
+    {
+        return Ok(page);
+    }
+    // The one before stays where it is, for the sake of launches that are writing to it.
+    let page: &OwnPage = Box::leak(Box::new(OwnPage::create(identity)?));
+    let words = page.page().ok_or(io::ErrorKind::InvalidData)?;
+    // Pairs with the acquires in `shown` and `page`.
+    PAGE.store(std::ptr::from_ref(page).cast_mut(), Release);
+    WORDS.store(std::ptr::from_ref(words).cast_mut(), Release);
+    Ok(page)
+}
+
+/// The page, where there is one.
+#[inline]
+pub(super) fn shown() -> Option<&'static OwnPage> {
+    // SAFETY: null, or a page that was leaked.
+    unsafe { PAGE.load(Acquire).as_ref() }
+}
+
+/// What is written of it.
+#[inline]
+pub(super) fn page() -> Option<&'static Page> {
+    // SAFETY: null, or the memory of a page that was leaked, which is never unmapped.
+    unsafe { WORDS.load(Acquire).as_ref() }
+}
+
+/// A launch has been made at `now_ns`; true where the backlog is to be marked.
+#[inline]
+pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
+    let Some(page) = page() else { return false };
+    let estimate_ns = ESTIMATE_NS.load(Relaxed).max(now_ns).wrapping_add(cost_ns);
+    ESTIMATE_NS.store(estimate_ns, Relaxed);
+    page.busy_until_ns.store(estimate_ns.max(page.busy_until_ns.load(Relaxed)), Relaxed);
+    bump(&page.launched_ns, cost_ns);
+    if now_ns.wrapping_sub(page.renewed_ns.load(Relaxed)) > RENEW_NS {
+        renew(page, now_ns);
+    }
+    super::backlog::is_mark_due(page.launched_ns.load(Relaxed))
+}
+
+/// Says that what stands there is so at this moment.
+pub(super) fn renew(page: &Page, now_ns: u64) {
+    page.renewed_ns.store(now_ns, Relaxed);
+    // What has been launched but for what is still queued.
+    let queued_ns = ESTIMATE_NS.load(Relaxed).saturating_sub(now_ns);
+    let used_ns = page.launched_ns.load(Relaxed).saturating_sub(queued_ns);
+    page.used_ns.store(used_ns.max(page.used_ns.load(Relaxed)), Relaxed);
+}
+
+/// Renews while there is work on the GPU: called by the listening thread, since the launching one may wait for that work.
+pub(super) fn keep_fresh(now_ns: u64) {
+    if let Some(page) = page()
+        && page.busy_until_ns.load(Relaxed) > now_ns
+    {
+        renew(page, now_ns);
+    }
+}
+
+/// A thread begins to wait for work that is on the GPU. It returns when that is done, so until then there is some, whatever the
+/// estimate says: others that had the GPU meanwhile make it too short, and whoever came in when it has passed would make it shorter
+/// still. Bounded, since a program may wait for something else too.
+pub(super) fn hold() {
+    let Some(page) = page() else { return };
+    let now_ns = monotonic_ns(clock::now());
+    let left_ns = ESTIMATE_NS.load(Relaxed).saturating_sub(now_ns);
+    if left_ns == 0 {
+        return;
+    }
+    let until_ns = now_ns.saturating_add(2 * left_ns + SLICE_NS);
+    page.renewed_ns.store(now_ns, Relaxed);
+    page.busy_until_ns.store(until_ns.max(page.busy_until_ns.load(Relaxed)), Relaxed);
+}
+
+/// There is no work on the GPU any more; wakes those who would still wait for it.
+pub(super) fn fall_idle() {
+    let Some(own) = shown() else { return };
+    let now_ns = monotonic_ns(clock::now());
+    ESTIMATE_NS.store(now_ns, Relaxed);
+    // Where it was idle by its own estimate, nobody sleeps on it: no system call.
+    if own.page().is_some_and(|page| page.busy_until_ns.load(Relaxed) > now_ns) {
+        own.fall_idle(now_ns);
+    }
+}

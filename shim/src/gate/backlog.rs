@@ -1,0 +1,208 @@
+//! How much of the process's own work is queued on the GPU, in estimated GPU time.
+//!
+//! What is queued runs before the first kernel of a more important process that begins to work, so it is bounded: launches wait while
+//! more than [`Room`] says is out. An event after each third of that tells what has been done. It costs 0.8 us, and a
+//! launch that waits asks it in steps.
+//!
+//! How much may be out was weighed against what it costs a process whose more important neighbour is there and idle (18 % of its throughput at
+//! 300 us with a sleep of 30 us at a time, 3 x infer beside an idle bertg on an H100):
+//!
+//! * *no bound while nobody more important was active for 100 ms:* free, but an eager program runs a thousand launches
+//!   ahead, and the first request after a pause waits for 28 ms of training;
+//! * *the estimate alone, without events (sleep until `busy_until_ns` is near):* cheapest, but an estimate that is short by a
+//!   tenth lets the queue grow for ever; worth another look once it is measured how far estimates are off;
+//! * *a write to host memory after each part, by cuStreamWriteValue:* a look costs a load and not a call, but the part costs the same
+//!   0.8 us, and memory operations may be switched off in the driver;
+//! * **two bounds:** 300 us while somebody more important was active in the last 100 ms or others wait for their turn, and 3 ms else: a tenth of the
+//!   events and of the sleeps, and the first request after a pause waits for 3 ms at most and two thirds of that on average.
+//!
+//! An event on one stream tells nothing about others; a program with several has the bound on average.
+
+use super::activity;
+use super::situation::Room;
+use crate::cuda::{Status, sys};
+use crate::driver;
+use crate::handlers::capture::Section;
+use crate::segment::{self, bump};
+use aishim_abi::statistics::Statistic;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Most that may be out while somebody waits, or is likely to come at any moment.
+const TIGHT_NS: u64 = 300_000;
+
+/// The same while nobody was there for [`RECENT_NS`].
+const LOOSE_NS: u64 = 3_000_000;
+
+/// How long somebody more important who was active is expected back at any moment.
+const RECENT_NS: u64 = 100_000_000;
+
+/// Events for each bound.
+const PARTS: u64 = 3;
+
+/// Nothing completes for so long: perhaps kernels spin until others are launched (NCCL), and must not be kept waiting.
+pub(super) const STUCK_NS: u64 = 5_000_000;
+
+/// So long is there no bound then.
+const OPEN_NS: u64 = 1_000_000_000;
+
+/// The most events that there are; one more is not recorded.
+const MARKS: usize = 64;
+
+/// All in the unit of the page's `launched_ns`: up to where it is done for certain, and where the last mark stands.
+static DONE_NS: AtomicU64 = AtomicU64::new(0);
+static MARKED_NS: AtomicU64 = AtomicU64::new(0);
+
+/// From one mark to the next; `u64::MAX` while nothing is bounded.
+static PART_NS: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// When somebody more important was last seen active, and until when there is no bound.
+static SEEN_NS: AtomicU64 = AtomicU64::new(0);
+static OPEN_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
+
+static MARKED: Mutex<Marked> = Mutex::new(Marked { out: VecDeque::new(), spare: Vec::new() });
+
+/// An event, with its context.
+#[derive(Clone, Copy)]
+struct Event {
+    handle: usize,
+    context: usize,
+}
+
+#[derive(Default)]
+struct Marked {
+    /// Events on the GPU, the oldest first, and what had been launched before each.
+    out: VecDeque<(Event, u64)>,
+    spare: Vec<Event>,
+}
+
+/// Whether a launch of so much fits.
+#[inline]
+pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64) -> bool {
+    if room == Room::Unbounded {
+        set_part(u64::MAX);
+        return true;
+    }
+    let Some(page) = activity::page() else { return true };
+    let is_recent = now_ns.wrapping_sub(SEEN_NS.load(Relaxed)) < RECENT_NS;
+    let limit_ns = if room == Room::Tight || is_recent { TIGHT_NS } else { LOOSE_NS };
+    set_part(limit_ns / PARTS);
+    let out_ns = out_ns(page.launched_ns.load(Relaxed));
+    out_ns == 0 || out_ns + cost_ns <= limit_ns || now_ns < OPEN_UNTIL_NS.load(Relaxed)
+}
+
+/// Written only when it changes: every launching thread reads it.
+#[inline]
+fn set_part(part_ns: u64) {
+    if PART_NS.load(Relaxed) != part_ns {
+        PART_NS.store(part_ns, Relaxed);
+    }
+}
+
+/// What is out, as far as is known.
+fn out_ns(launched_ns: u64) -> u64 {
+    launched_ns.saturating_sub(DONE_NS.load(Relaxed))
+}
+
+/// Whether, with so much launched, a mark is due.
+#[inline]
+pub(super) fn is_mark_due(launched_ns: u64) -> bool {
+    launched_ns.saturating_sub(MARKED_NS.load(Relaxed)) >= PART_NS.load(Relaxed)
+}
+
+/// Somebody more important is active.
+pub(super) fn seen_active(now_ns: u64) {
+    SEEN_NS.store(now_ns, Relaxed);
+}
+
+/// A bound begins: what was launched before is none of its business.
+pub(super) fn begin() {
+    let launched_ns = activity::page().map_or(0, |page| page.launched_ns.load(Relaxed));
+    MARKED_NS.store(launched_ns, Relaxed);
+    DONE_NS.fetch_max(launched_ns, Relaxed);
+}
+
+/// Puts an event behind what has been launched on `stream`.
+#[cold]
+pub(super) fn mark(stream: sys::CUstream) {
+    let Some(page) = activity::page() else { return };
+    // Another thread is at it: its mark stands for this launch too, or the next one's does.
+    let Some(mut marked) = MARKED.try_lock() else { return };
+    let launched_ns = page.launched_ns.load(Relaxed);
+    MARKED_NS.store(launched_ns, Relaxed);
+    let recorded = if marked.out.len() < MARKS { record(&mut marked, stream) } else { None };
+    match recorded {
+        Some(event) => marked.out.push_back((event, launched_ns)),
+        // What cannot be watched is not bounded.
+        None if marked.out.is_empty() => DONE_NS.store(launched_ns, Relaxed),
+        None => {}
+    }
+}
+
+fn record(marked: &mut Marked, stream: sys::CUstream) -> Option<Event> {
+    /// `CU_EVENT_DISABLE_TIMING`.
+    const DISABLE_TIMING: u32 = 2;
+    let _section = Section::enter()?;
+    let context = driver::context();
+    let spare = marked.spare.iter().position(|event| event.context == context);
+    let event = match spare {
+        Some(place) => marked.spare.swap_remove(place),
+        None => {
+            let mut made = std::ptr::null_mut();
+            driver::event_create(&raw mut made, DISABLE_TIMING).is_ok().then_some(())?;
+            Event { handle: made as usize, context }
+        }
+    };
+    if driver::event_record(event.handle as sys::CUevent, stream).is_ok() {
+        return Some(event);
+    }
+    marked.spare.push(event);
+    None
+}
+
+/// Looks at what has been done; true where that is more than before.
+pub(super) fn collect() -> bool {
+    let Some(mut marked) = MARKED.try_lock() else { return false };
+    let Some(_section) = Section::enter() else { return false };
+    let mut is_more = false;
+    while let Some((event, launched_ns)) = marked.out.front().copied() {
+        if driver::event_query(event.handle as sys::CUevent) == Status::NOT_READY {
+            break;
+        }
+        marked.out.pop_front();
+        marked.spare.push(event);
+        DONE_NS.fetch_max(launched_ns, Relaxed);
+        is_more = true;
+    }
+    // Nothing is watched: what there is beyond the last mark gets one with the next launch.
+    if marked.out.is_empty() {
+        is_more |= DONE_NS.fetch_max(MARKED_NS.load(Relaxed), Relaxed) < MARKED_NS.load(Relaxed);
+    }
+    is_more
+}
+
+/// How long to sleep before it is worth looking again.
+pub(super) fn step_ns() -> u64 {
+    (PART_NS.load(Relaxed) / 2).clamp(30_000, 500_000)
+}
+
+/// Nothing completes: there is no bound for a while.
+pub(super) fn lift(now_ns: u64) {
+    OPEN_UNTIL_NS.store(now_ns.saturating_add(OPEN_NS), Relaxed);
+    segment::add(Statistic::Openings, 1);
+    if let Some(page) = activity::page() {
+        bump(&page.openings, 1);
+    }
+}
+
+/// A context has gone, and its events with it.
+pub(crate) fn forget_context(context: usize) {
+    let mut marked = MARKED.lock();
+    marked.spare.retain(|event| event.context != context);
+    let before = marked.out.len();
+    marked.out.retain(|(event, _)| event.context != context);
+    if marked.out.len() != before && marked.out.is_empty() {
+        DONE_NS.fetch_max(MARKED_NS.load(Relaxed), Relaxed);
+    }
+}

@@ -1,0 +1,119 @@
+//! The process's half of the coordinator: what it says of its work to others, and the gate at which its launches wait for theirs.
+//!
+//! Without a coordinator there is nothing of this: no thread, no page, and a launch looks at nothing more than before, since
+//! [`mode::IN_COMPANY`] is a bit of the word it reads anyway. The bit is set while another process is on one of its GPUs under a policy
+//! that orders anything. Then a launch takes the long way ([`launch`]): it looks at the board and at the pages of those more
+//! important, which are mapped at addresses that never go away ([`situation`]); waits if it must ([`wait`]); and says on its own page until when
+//! the GPU will be busy with what it has launched ([`activity`]). docs/scheduling.md has the design and what else was weighed.
+//!
+//! **Fail open.** Each wait ends by itself: a page means nothing 100 ms after it was last renewed, a turn ends by its time. When the
+//! conversation with the coordinator ends, all that was known is forgotten and nobody waits ([`client`]).
+//!
+//! Copies and memsets are not ordered yet.
+//!
+//! | module | what lives there |
+//! | --- | --- |
+//! | [`client`] | finding a coordinator, the thread that listens to it |
+//! | [`situation`] | what is known: the board, who is more important, which GPUs, whose turn is ours |
+//! | [`activity`] | the process's own page: until when the GPU is busy |
+//! | [`wait`] | waiting at the gate |
+//! | [`backlog`] | how much of the process's own work is queued, and how much may be |
+
+mod activity;
+mod backlog;
+mod client;
+mod situation;
+mod wait;
+
+pub(crate) use backlog::forget_context;
+pub(crate) use client::{configure, disown, first_context, look_again, process_ends};
+
+use crate::clock;
+use crate::cuda::{Status, sys};
+use crate::fence::fenced;
+use crate::handlers::launch::{Launching, finish};
+use crate::handlers::streams;
+use crate::hook::Hook;
+use crate::mode;
+use crate::sampling;
+use crate::thread::Thread;
+
+/// A launch in company.
+#[inline]
+pub(crate) fn launch(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: usize,
+    thread: *mut Thread,
+    key: u64,
+    measurable: impl FnOnce() -> bool,
+) -> Status {
+    let stratum = sampling::stratum_of(key);
+    // SAFETY: the calling thread's own, and no reference to it is held across the driver's call.
+    let own = unsafe { &*thread };
+    let Some(shard) = own.shard() else { return sampling::launch(hook, call, stream, thread, key, measurable) };
+    let (cost_ns, is_counted) = (own.expected_ns(stratum), sampling::is_counted(shard, stratum));
+    let mut start = clock::now();
+    let mut now_ns = activity::monotonic_ns(start);
+    if !may_go(now_ns, cost_ns) {
+        fenced(|| wait::wait(cost_ns, streams::key(stream, hook) as sys::CUstream));
+        start = clock::now();
+        now_ns = activity::monotonic_ns(start);
+    }
+    let status = if is_counted {
+        let status = call();
+        let call_ns = clock::ns(clock::now().wrapping_sub(start));
+        finish(hook, status, stream, Launching { thread, shard }, start, call_ns);
+        status
+    } else {
+        sampling::launch(hook, call, stream, thread, key, measurable)
+    };
+    if status.is_ok() && activity::launched(cost_ns, now_ns) {
+        fenced(|| backlog::mark(streams::key(stream, hook) as sys::CUstream));
+    }
+    status
+}
+
+/// The same for a launch that is out of the ordinary in other ways too: a thread's first, or one of a process whose memory is recorded.
+#[cold]
+pub(crate) fn enter(stream: usize, hook: Hook) {
+    if mode::mode() & !mode::TRACING != mode::IN_COMPANY {
+        return;
+    }
+    fenced(|| {
+        let cost_ns = u64::from(sampling::usual_ns());
+        let stream = streams::key(stream, hook) as sys::CUstream;
+        let now_ns = activity::monotonic_ns(clock::now());
+        if !may_go(now_ns, cost_ns) {
+            wait::wait(cost_ns, stream);
+        }
+        if activity::launched(cost_ns, activity::monotonic_ns(clock::now())) {
+            backlog::mark(stream);
+        }
+    });
+}
+
+/// The program begins to wait for work of its own.
+#[inline]
+pub(crate) fn waits() {
+    if mode::mode() & mode::IN_COMPANY != 0 {
+        activity::hold();
+    }
+}
+
+/// The program has waited for work of its own, which is done.
+#[inline]
+pub(crate) fn idle() {
+    if mode::mode() & mode::IN_COMPANY != 0 {
+        activity::fall_idle();
+    }
+}
+
+/// Whether a launch that keeps the GPU busy for so long may go on at once.
+#[inline]
+fn may_go(now_ns: u64, cost_ns: u64) -> bool {
+    match situation::look(now_ns) {
+        Ok(room) => backlog::has_room(cost_ns, room, now_ns),
+        Err(_) => false,
+    }
+}

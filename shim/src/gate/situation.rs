@@ -1,0 +1,311 @@
+//! What a launch looks at: the board, the pages of those more important, and which part of it all concerns this process.
+//!
+//! The listening thread alone writes ([`client`](super::client)), any thread reads, and nobody waits for anybody. A
+//! launch that catches it between two stores takes one decision by what was so a moment ago or will be in a moment.
+//!
+//! Board and pages lie at addresses that are reserved once: whatever comes and goes is mapped over them, and zeroes in its place when
+//! it has gone, which mean that nobody is there. Candidates: a reference count around each look (two locked additions for each
+//! launch, and a process that is stopped while it looks keeps everything), or pages that are never unmapped (a daemon that is
+//! restarted for a year).
+
+use aishim_abi::board::{SLOTS, Turn};
+use aishim_abi::board_reader::{BoardView, Gates};
+use aishim_abi::client_page::{Page, Peers, busy_until_ns};
+use aishim_abi::rank::Priority;
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{
+    AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+/// Others' memory.
+pub(super) struct Places {
+    pub(super) board: &'static BoardView,
+    pub(super) peers: &'static Peers,
+    gates: Gates<'static>,
+    pages: &'static [Page],
+}
+
+static PLACES: OnceLock<Places> = OnceLock::new();
+
+/// The GPUs of this process, as bits of the board.
+static GPUS: AtomicU64 = AtomicU64::new(0);
+
+/// The rank that counts, and the word of the turn that is ours.
+static RANK: AtomicU32 = AtomicU32::new(0);
+static TURN: AtomicU32 = AtomicU32::new(0);
+
+/// One more important than this process.
+struct Listed {
+    slot: AtomicU32,
+    gpus: AtomicU64,
+}
+
+/// Those more important, the first `LISTED` of these; more than there is room for are not waited for.
+static LIST: [Listed; LIST_MAX] = [const { Listed { slot: AtomicU32::new(0), gpus: AtomicU64::new(0) } }; LIST_MAX];
+static LISTED: AtomicUsize = AtomicUsize::new(0);
+const LIST_MAX: usize = 1024;
+
+/// So many are all looked at by each launch.
+const FEW: usize = 4;
+
+/// Of more, so many besides those that were found busy last.
+const LOOKS: usize = 2;
+
+/// Places in the list of some that were found busy last, and where the next launch looks.
+static LAST_BUSY: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
+static NEXT_LOOK: AtomicU32 = AtomicU32::new(0);
+
+/// Why a launch has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// A more important client has work on the GPU.
+    Peer {
+        /// Its slot.
+        slot: usize,
+        /// As it estimates, or its word expires.
+        until_ns: u64,
+    },
+    /// It is somebody else's turn.
+    Turn {
+        /// On which GPU.
+        gpu: usize,
+        /// When that ends.
+        until_ns: u64,
+    },
+}
+
+/// Where nothing keeps a launch back: how much of the process's own work may be queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// As much as the program likes: nobody is there whom it could keep waiting.
+    Unbounded,
+    /// Somebody more important may come.
+    Loose,
+    /// Somebody else waits for their turn now.
+    Tight,
+}
+
+/// What a launch has to know at this moment.
+#[inline]
+pub(super) fn look(now_ns: u64) -> Result<Room, Closed> {
+    look_at::<false>(now_ns)
+}
+
+/// The same for one that waits, which has the time to look at everybody.
+pub(super) fn look_at_all(now_ns: u64) -> Result<Room, Closed> {
+    look_at::<true>(now_ns)
+}
+
+#[inline]
+fn look_at<const ALL: bool>(now_ns: u64) -> Result<Room, Closed> {
+    let Some(places) = PLACES.get() else { return Ok(Room::Unbounded) };
+    let (mut room, mut ordered, mut left) = (Room::Unbounded, 0, GPUS.load(Relaxed));
+    while left != 0 {
+        let gpu = left.trailing_zeros() as usize;
+        left &= left - 1;
+        let gate = places.gates.gate(gpu, rank(), now_ns);
+        if gate.waits_for_peers {
+            ordered |= 1 << gpu;
+        }
+        if gate.turn != Turn::Everybody.to_word() {
+            if gate.turn != TURN.load(Relaxed) {
+                return Err(Closed::Turn { gpu, until_ns: gate.until_ns });
+            }
+            room = Room::Tight;
+        }
+    }
+    // Pairs with the release in `list`.
+    let listed = LISTED.load(Acquire);
+    if listed == 0 || ordered == 0 {
+        return Ok(room);
+    }
+    match find_busy::<ALL>(places, listed, ordered, now_ns) {
+        Some(closed) => Err(closed),
+        None if room == Room::Unbounded => Ok(Room::Loose),
+        None => Ok(room),
+    }
+}
+
+/// Somebody more important with work on one of those GPUs. Of many not all are looked at by each launch: those that
+/// were found busy last, and some of the others in turn. Of 64 each is looked at by one launch in 32, so one that begins to work
+/// after a pause is noticed some 150 us later than one of few.
+#[inline]
+fn find_busy<const ALL: bool>(places: &Places, listed: usize, ordered: u64, now_ns: u64) -> Option<Closed> {
+    let is_busy = |place: usize| {
+        let peer = LIST.get(place)?;
+        let slot = peer.slot.load(Relaxed) as usize;
+        let until_ns = busy_until_ns(places.pages.get(slot)?, now_ns)?;
+        (peer.gpus.load(Relaxed) & ordered != 0).then_some(Closed::Peer { slot, until_ns })
+    };
+    if ALL || listed <= FEW {
+        return (0..listed).find_map(is_busy);
+    }
+    let last = LAST_BUSY.iter().find_map(|place| is_busy(place.load(Relaxed) as usize));
+    last.or_else(|| {
+        let first = NEXT_LOOK.load(Relaxed);
+        NEXT_LOOK.store(first.wrapping_add(LOOKS as u32), Relaxed);
+        let place = (0..LOOKS).map(|more| (first as usize + more) % listed).find(|place| is_busy(*place).is_some())?;
+        LAST_BUSY[place % LAST_BUSY.len()].store(place as u32, Relaxed);
+        is_busy(place)
+    })
+}
+
+/// The rank that counts.
+#[inline]
+pub(super) fn rank() -> Priority {
+    Priority::new(RANK.load(Relaxed)).unwrap_or(Priority::NORMAL)
+}
+
+/// Others' memory, where there ever was any.
+pub(super) fn places() -> Option<&'static Places> {
+    PLACES.get()
+}
+
+/// The same, reserved now where it is not yet. To be called by one thread at a time.
+pub(super) fn reserve() -> io::Result<&'static Places> {
+    if let Some(places) = PLACES.get() {
+        return Ok(places);
+    }
+    let (board, peers): (&BoardView, &Peers) =
+        (Box::leak(Box::new(BoardView::reserve()?)), Box::leak(Box::new(Peers::reserve()?)));
+    let gates = board.gates().ok_or(io::ErrorKind::InvalidData)?;
+    let places = Places { board, peers, gates, pages: peers.pages() };
+    Ok(PLACES.get_or_init(|| places))
+}
+
+/// Reads what the board says of this process in `slot`; whether others are there with whom it is in an order.
+pub(super) fn read_own(slot: usize, generation: u64, now_ns: u64) -> bool {
+    let Some(places) = PLACES.get() else { return false };
+    let Some(own) = places.board.entry(slot).filter(|own| own.generation == generation) else { return false };
+    RANK.store(own.rank.number(), Relaxed);
+    TURN.store(Turn::of(slot as u32, own.job).to_word(), Relaxed);
+    GPUS.store(own.gpus, Relaxed);
+    let is_ordered = |gpu: usize| {
+        let gpu = places.board.gpu(gpu, now_ns);
+        gpu.is_some_and(|gpu| gpu.clients > 1 && gpu.policy != aishim_abi::rank::PolicyKind::Off)
+    };
+    !places.board.has_ended() && (0..u64::BITS as usize).any(|gpu| own.gpus >> gpu & 1 != 0 && is_ordered(gpu))
+}
+
+/// Says who is more important, with the GPUs of each.
+pub(super) fn list(peers: impl ExactSizeIterator<Item = (usize, u64)>) {
+    let count = peers.len().min(LIST_MAX);
+    for (place, (slot, gpus)) in LIST.iter().zip(peers) {
+        place.slot.store(slot as u32, Relaxed);
+        place.gpus.store(gpus, Relaxed);
+    }
+    // Pairs with the acquire in `look`.
+    LISTED.store(count, Release);
+}
+
+/// Nothing is known any more.
+pub(super) fn forget(peers: impl Iterator<Item = usize>) {
+    LISTED.store(0, Release);
+    GPUS.store(0, Relaxed);
+    let Some(places) = PLACES.get() else { return };
+    let _ = places.board.clear();
+    for slot in peers.filter(|slot| *slot < SLOTS) {
+        let _ = places.peers.clear(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aishim_abi::board::Entry;
+    use aishim_abi::board_writer::Board;
+    use aishim_abi::client_page::{Identity, OwnPage};
+    use aishim_abi::rank::{PolicyKind, Uuid, Weight};
+    use std::os::fd::{BorrowedFd, OwnedFd};
+
+    const MS: u64 = 1_000_000;
+
+    fn copy(descriptor: Option<BorrowedFd<'_>>) -> OwnedFd {
+        descriptor.unwrap().try_clone_to_owned().unwrap()
+    }
+
+    fn entry(generation: u64, priority: u32) -> Entry {
+        let priority = Priority::new(priority).unwrap();
+        Entry {
+            generation,
+            pid: 1,
+            own_pid: 1,
+            uid: 1,
+            start_ticks: 1,
+            gpus: 0b10,
+            job: 0,
+            priority,
+            rank: priority,
+            limit: Priority::HIGHEST,
+            weight: Weight::NORMAL,
+        }
+    }
+
+    /// All in one, since what is looked at is the process's own.
+    #[test]
+    fn a_launch_sees_whose_turn_it_is_and_who_is_busy() {
+        let now = 1_000 * MS;
+        assert_eq!(look(now), Ok(Room::Unbounded), "nothing is known");
+        let mut board = Board::create(8, 1, 1, 1).unwrap();
+        board.set_gpu(1, Uuid([1; 16]));
+        board.set_policy(1, PolicyKind::Priority, true);
+        board.set_gpu_clients(1, 1);
+        board.set_entry(3, &entry(7, 20));
+        let places = reserve().unwrap();
+        places.board.lay(&copy(board.descriptor())).unwrap();
+        assert!(!read_own(3, 7, now), "alone");
+        board.set_gpu_clients(1, 2);
+        assert!(read_own(3, 7, now) && !read_own(3, 8, now) && !read_own(2, 7, now));
+        read_own(3, 7, now);
+        assert_eq!(look(now), Ok(Room::Unbounded), "nobody is more important");
+
+        board.set_turn(1, 20, Turn::Client(5), now + 4 * MS);
+        assert_eq!(look(now), Err(Closed::Turn { gpu: 1, until_ns: now + 4 * MS }));
+        assert_eq!(look(now + 4 * MS), Ok(Room::Unbounded), "it ends by its time");
+        board.set_turn(1, 20, Turn::Client(3), now + 4 * MS);
+        assert_eq!(look(now), Ok(Room::Tight), "ours, and somebody else waits");
+        board.set_turn(1, 20, Turn::Everybody, u64::MAX);
+
+        let pages: Vec<_> = (0..40)
+            .map(|pid| OwnPage::create(&Identity { pid: pid + 1, start_ticks: 1, generation: 1 }).unwrap())
+            .collect();
+        for count in [1, FEW, 40] {
+            for (slot, page) in pages.iter().enumerate().take(count) {
+                places.peers.lay(slot, &copy(page.descriptor())).unwrap();
+            }
+            list((0..count).map(|slot| (slot, 0b10)));
+            assert_eq!(look(now), Ok(Room::Loose));
+            for busy in [0, count - 1] {
+                let page = pages[busy].page().unwrap();
+                page.busy_until_ns.store(now + MS, Relaxed);
+                page.renewed_ns.store(now, Relaxed);
+                let closed = Err(Closed::Peer { slot: busy, until_ns: now + MS });
+                assert_eq!(look_at_all(now), closed);
+                assert!((0..20).any(|_| look(now) == closed), "seen before long");
+                assert_eq!(look(now), closed, "and from then on");
+                board.set_open(1, now + MS);
+                assert_eq!(look(now), Ok(Room::Unbounded), "all gates are open");
+                board.set_open(1, 0);
+                assert_eq!(look_at_all(now + MS), Ok(Room::Loose));
+                page.busy_until_ns.store(0, Relaxed);
+            }
+        }
+        list([(0, 0b01)].into_iter());
+        pages[0].page().unwrap().busy_until_ns.store(now + MS, Relaxed);
+        assert_eq!(look(now), Ok(Room::Loose), "on another GPU");
+        list([(0, 0b10)].into_iter());
+        places.peers.clear(0).unwrap();
+        assert_eq!(look(now), Ok(Room::Loose), "gone");
+        board.set_policy(1, PolicyKind::Fair, false);
+        board.set_turn(1, 0, Turn::Client(5), now + MS);
+        assert_eq!(
+            look(now),
+            Err(Closed::Turn { gpu: 1, until_ns: now + MS }),
+            "the one turn of a policy without ranks"
+        );
+        forget(0..40);
+        assert_eq!(look(now), Ok(Room::Unbounded));
+    }
+}

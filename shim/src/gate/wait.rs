@@ -1,0 +1,165 @@
+//! Waiting at the gate: no lock is held, and each sleep has a time limit of its own.
+
+use super::activity;
+use super::backlog;
+use super::situation::{self, Closed, Places, Room};
+use crate::clock;
+use crate::cuda::sys;
+use crate::mode;
+use crate::segment;
+use aishim_abi::client_page::{Page, STALE_NS};
+use aishim_abi::statistics::Statistic;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// What is as near as this is waited for awake: to sleep and be woken takes as long.
+const SPIN_NS: u64 = 5_000;
+
+/// One sleep on a more important client is no longer than this, since the board may open all gates meanwhile, which that client does
+/// not announce.
+const LONGEST_NS: u64 = 5_000_000;
+
+/// Waits until a launch that keeps the GPU busy for so long may be made.
+#[cold]
+pub(super) fn wait(cost_ns: u64, stream: sys::CUstream) {
+    let (Some(places), Some(page)) = (situation::places(), activity::page()) else { return };
+    let _punctual = Punctual::begin();
+    page.is_waiting.fetch_add(1, Relaxed);
+    while applies() {
+        let now_ns = clock::monotonic_ns();
+        match situation::look_at_all(now_ns) {
+            Err(_) => closed(places, page),
+            Ok(Room::Unbounded) => break,
+            Ok(room) if backlog::has_room(cost_ns, room, now_ns) => break,
+            Ok(_) => own_work(cost_ns, stream),
+        }
+    }
+    page.is_waiting.fetch_sub(1, Relaxed);
+}
+
+/// Whether there is anything to wait for still: a capture that begins is not kept waiting, nor a process that ends.
+fn applies() -> bool {
+    mode::mode() & !mode::TRACING == mode::IN_COMPANY
+}
+
+/// Waits while the gate is closed.
+fn closed(places: &Places, page: &Page) {
+    let begun_ns = clock::monotonic_ns();
+    let mut now_ns = begun_ns;
+    while applies()
+        && let Err(why) = situation::look_at_all(now_ns)
+    {
+        match why {
+            Closed::Peer { slot, .. } => for_peer(places, page, slot),
+            Closed::Turn { gpu, .. } => for_turn(places, page, gpu),
+        }
+        now_ns = clock::monotonic_ns();
+    }
+    let waited_ns = now_ns.saturating_sub(begun_ns);
+    page.gate_waits.fetch_add(1, Relaxed);
+    page.gated_ns.fetch_add(waited_ns, Relaxed);
+    segment::add(Statistic::GateWaits, 1);
+    segment::add(Statistic::GatedTime, waited_ns);
+}
+
+fn for_peer(places: &Places, page: &Page, slot: usize) {
+    // Before the look that follows, so that no wake-up between the two is missed.
+    let seen = places.peers.turn_word(slot);
+    let renewed_ns = places.peers.renewed_ns(slot);
+    let now_ns = clock::monotonic_ns();
+    backlog::seen_active(now_ns);
+    let Some(until_ns) = places.peers.busy_until_ns(slot, now_ns) else { return };
+    let left_ns = until_ns - now_ns;
+    if left_ns < SPIN_NS {
+        return spin();
+    }
+    places.peers.wait(slot, seen, Duration::from_nanos(left_ns.min(LONGEST_NS)));
+    let is_lost = until_ns == renewed_ns.saturating_add(STALE_NS) && clock::monotonic_ns() >= until_ns;
+    if is_lost && places.peers.renewed_ns(slot) == renewed_ns {
+        timed_out(page);
+    }
+}
+
+fn for_turn(places: &Places, page: &Page, gpu: usize) {
+    let seen = places.board.changes(gpu, situation::rank());
+    let now_ns = clock::monotonic_ns();
+    let Err(Closed::Turn { gpu: still, until_ns }) = situation::look_at_all(now_ns) else { return };
+    if still != gpu {
+        return;
+    }
+    let left_ns = until_ns.saturating_sub(now_ns);
+    if left_ns < SPIN_NS {
+        return spin();
+    }
+    places.board.wait(gpu, situation::rank(), seen, Duration::from_nanos(left_ns));
+    if clock::monotonic_ns() >= until_ns && places.board.changes(gpu, situation::rank()) == seen {
+        timed_out(page);
+    }
+}
+
+fn timed_out(page: &Page) {
+    page.gate_timeouts.fetch_add(1, Relaxed);
+    segment::add(Statistic::GateTimeouts, 1);
+}
+
+/// Waits until less of the process's own work is queued, or somebody more important has come, or it does not get less.
+fn own_work(cost_ns: u64, stream: sys::CUstream) {
+    let begun_ns = clock::monotonic_ns();
+    let (mut now_ns, mut progress_ns) = (begun_ns, begun_ns);
+    // What no mark stands behind would not be seen done.
+    if activity::page().is_some_and(|page| backlog::is_mark_due(page.launched_ns.load(Relaxed))) {
+        backlog::mark(stream);
+    }
+    while applies()
+        && let Ok(room) = situation::look_at_all(now_ns)
+    {
+        if backlog::collect() {
+            progress_ns = now_ns;
+        }
+        if backlog::has_room(cost_ns, room, now_ns) {
+            break;
+        }
+        if now_ns.saturating_sub(progress_ns) > backlog::STUCK_NS {
+            backlog::lift(now_ns);
+            break;
+        }
+        sleep(backlog::step_ns());
+        now_ns = clock::monotonic_ns();
+    }
+    segment::add(Statistic::BacklogWaits, 1);
+    segment::add(Statistic::BacklogTime, now_ns.saturating_sub(begun_ns));
+}
+
+fn spin() {
+    (0..50).for_each(|_| std::hint::spin_loop());
+}
+
+fn sleep(ns: u64) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: ns.min(999_999_999) as libc::c_long };
+    // SAFETY: nanosleep(2) reads the structure; a signal may cut it short, which does no harm.
+    unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
+}
+
+/// The calling thread's sleeps end on time while it lives, and not up to 50 us later as is usual (`PR_SET_TIMERSLACK`).
+struct Punctual {
+    before_ns: libc::c_int,
+}
+
+impl Punctual {
+    fn begin() -> Self {
+        // SAFETY: prctl(2) with a number; it concerns the calling thread alone.
+        let before_ns = unsafe { libc::prctl(libc::PR_GET_TIMERSLACK) };
+        // SAFETY: as above.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000) };
+        Self { before_ns }
+    }
+}
+
+impl Drop for Punctual {
+    fn drop(&mut self) {
+        if let Ok(before_ns) = libc::c_ulong::try_from(self.before_ns) {
+            // SAFETY: as above.
+            unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, before_ns) };
+        }
+    }
+}

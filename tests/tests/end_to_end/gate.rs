@@ -1,0 +1,379 @@
+//! Processes in an order: a stand-in coordinator that decides what the test says, and real programs under the real library.
+
+use crate::coordinator::Daemon;
+use aishim_abi::board::Turn;
+use aishim_abi::layout::Coordinator as Standing;
+use aishim_abi::rank::{PolicyKind, Priority};
+use aishim_abi::statistics::Statistic;
+use aishim_tests::sandbox::Running;
+use aishim_tests::{Coordinator, Program, Sandbox};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(40);
+
+/// Waits until that holds.
+#[track_caller]
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < LONG, "it does not come to that: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    begun.elapsed()
+}
+
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime(2) fills the structure.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A program at work under the library: see programs/company.c.
+fn company(sandbox: &Sandbox, priority: u32, kernel_us: u64, every: u32, pause_us: u32) -> Running {
+    let mut command = sandbox.shimmed(Program::new("company").build());
+    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", priority.to_string()).args([
+        (kernel_us * 1000).to_string(),
+        every.to_string(),
+        pause_us.to_string(),
+    ]);
+    sandbox.start(&mut command)
+}
+
+fn signal(running: &Running, number: i32) {
+    // SAFETY: kill(2) of a child that was not waited for yet.
+    unsafe { libc::kill(running.child.id() as i32, number) };
+}
+
+fn end(running: Running) {
+    signal(&running, libc::SIGCONT);
+    signal(&running, libc::SIGTERM);
+    let outcome = running.wait();
+    outcome.assert_success();
+    assert_eq!(outcome.stdout, "done\n");
+}
+
+fn launches(sandbox: &Sandbox, running: &Running) -> u64 {
+    let pid = running.child.id();
+    let segments = sandbox.segments();
+    segments.iter().find(|segment| segment.copy.pid() == pid).map_or(0, |segment| segment.calls("cuLaunchKernel"))
+}
+
+fn statistic(sandbox: &Sandbox, running: &Running, which: Statistic) -> u64 {
+    sandbox.segment(running.child.id()).statistic(which)
+}
+
+/// Waits until the program has launched so many times more.
+#[track_caller]
+fn goes_on(sandbox: &Sandbox, running: &Running, more: u64) -> Duration {
+    let before = launches(sandbox, running);
+    wait_until("it launches", || launches(sandbox, running) >= before + more)
+}
+
+#[track_caller]
+fn is_client(sandbox: &Sandbox, running: &Running, times: u64) {
+    wait_until("it is a client", || {
+        let segments = sandbox.segments();
+        let own = segments.iter().find(|segment| segment.copy.pid() == running.child.id());
+        own.is_some_and(|own| {
+            own.statistic(Statistic::Coordinator) == Standing::Client.number()
+                && own.statistic(Statistic::Conversations) == times
+        })
+    });
+}
+
+fn threads(running: &Running) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", running.child.id())).expect("a process");
+    let name = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    tasks.filter_map(name).collect()
+}
+
+#[test]
+fn without_a_coordinator_there_is_no_thread_and_one_that_comes_later_is_found() {
+    let sandbox = Sandbox::new();
+    let running = company(&sandbox, 5, 100, 10, 0);
+    goes_on(&sandbox, &running, 50);
+    assert!(!threads(&running).iter().any(|name| name.starts_with("aishim-gate")), "{:?}", threads(&running));
+    let coordinator = Coordinator::start(&sandbox.directory());
+    is_client(&sandbox, &running, 1);
+    let hello = coordinator.hello(running.child.id()).expect("a client");
+    assert_eq!(hello.priority, Priority::new(5));
+    assert_eq!(hello.gpus.iter().count(), 1);
+    goes_on(&sandbox, &running, 50);
+    end(running);
+}
+
+#[test]
+fn the_less_important_waits_for_the_more_important() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let important = company(&sandbox, 80, 1_000, 5, 3_000);
+    goes_on(&sandbox, &important, 100);
+    let other = company(&sandbox, 5, 100, 0, 0);
+    is_client(&sandbox, &other, 1);
+    let waits = |which| coordinator.seen(other.child.id()).map_or(0, |seen| which_of(seen.figures, which));
+    wait_until("it waits", || waits("waits") > 20);
+    goes_on(&sandbox, &other, 100);
+    goes_on(&sandbox, &important, 100);
+    let figures = coordinator.seen(other.child.id()).expect("a client").figures;
+    assert!(figures.gated_ns > 0 && figures.gate_timeouts == 0, "{figures:?}");
+    assert!(statistic(&sandbox, &other, Statistic::GateWaits) > 20);
+    let its = coordinator.seen(important.child.id()).expect("a client");
+    assert!(its.figures.gate_waits == 0 && its.figures.used_ns > 0, "{its:?}");
+    end(important);
+    goes_on(&sandbox, &other, 200);
+    end(other);
+}
+
+fn which_of(figures: aishim_abi::client_page::Figures, which: &str) -> u64 {
+    match which {
+        "waits" => figures.gate_waits,
+        "timeouts" => figures.gate_timeouts,
+        _ => figures.openings,
+    }
+}
+
+/// The other is let on as soon as nothing is heard of the important one any more.
+#[test]
+fn one_that_is_killed_or_stopped_holds_nobody_back() {
+    for end_of_it in [libc::SIGKILL, libc::SIGSTOP] {
+        let sandbox = Sandbox::new();
+        let coordinator = Coordinator::start(&sandbox.directory());
+        let important = learnt(&sandbox);
+        let other = company(&sandbox, 5, 100, 0, 0);
+        is_client(&sandbox, &other, 1);
+        let seen = || coordinator.seen(other.child.id());
+        wait_until("it waits", || seen().is_some_and(|seen| seen.figures.gate_waits > 0 && seen.is_waiting == 1));
+        signal(&important, end_of_it);
+        let waited = goes_on(&sandbox, &other, 20);
+        println!("20 launches came {waited:?} after signal {end_of_it}");
+        // 100 ms, and what a busy machine takes.
+        assert!(waited < Duration::from_secs(5), "it was held back for {waited:?}");
+        if end_of_it == libc::SIGSTOP {
+            end(important);
+        }
+        end(other);
+    }
+}
+
+/// An important program whose kernels take 300 ms, which is learnt first, while nobody else is there.
+fn learnt(sandbox: &Sandbox) -> Running {
+    let important = company(sandbox, 80, 300_000, 1, 0);
+    wait_until("it is sampled", || {
+        launches(sandbox, &important) > 4 && statistic(sandbox, &important, Statistic::GpuSamples) > 3
+    });
+    important
+}
+
+/// Its page is renewed while it waits for a kernel that takes longer than a page is believed.
+#[test]
+fn an_honest_long_kernel_keeps_its_turn() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let important = learnt(&sandbox);
+    let other = company(&sandbox, 5, 100, 0, 0);
+    is_client(&sandbox, &other, 1);
+    wait_until("it waits", || coordinator.seen(other.child.id()).is_some_and(|seen| seen.figures.gate_waits > 0));
+    let (before, before_important) = (launches(&sandbox, &other), launches(&sandbox, &important));
+    wait_until("five kernels later", || launches(&sandbox, &important) >= before_important + 5);
+    let came = launches(&sandbox, &other) - before;
+    // In 1.5 s it would launch 15,000 times alone, and 10,000 times if the page went stale after 100 ms.
+    assert!(came < 2_000, "{came} launches came in between");
+    assert_eq!(coordinator.seen(other.child.id()).map(|seen| seen.figures.gate_timeouts), Some(0));
+    end(important);
+    goes_on(&sandbox, &other, 200);
+    end(other);
+}
+
+#[test]
+fn a_coordinator_that_dies_or_stops_holds_nobody_back_and_its_successor_is_found() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let important = company(&sandbox, 80, 500, 5, 2_000);
+    let other = company(&sandbox, 5, 100, 0, 0);
+    is_client(&sandbox, &important, 1);
+    is_client(&sandbox, &other, 1);
+    coordinator.stop(true);
+    goes_on(&sandbox, &other, 50);
+    goes_on(&sandbox, &important, 50);
+    drop(coordinator);
+    for conversations in 2..4 {
+        goes_on(&sandbox, &other, 50);
+        let _successor = Coordinator::start(&sandbox.directory());
+        is_client(&sandbox, &other, conversations);
+        is_client(&sandbox, &important, conversations);
+        goes_on(&sandbox, &other, 50);
+    }
+    end(important);
+    end(other);
+}
+
+#[test]
+fn the_turn_of_another_is_waited_for_until_it_ends_or_all_gates_open() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let one = company(&sandbox, 20, 100, 0, 0);
+    let two = company(&sandbox, 20, 100, 0, 0);
+    is_client(&sandbox, &one, 1);
+    is_client(&sandbox, &two, 1);
+    let slot = |running: &Running| coordinator.seen(running.child.id()).expect("a client").slot;
+    let waits = |running: &Running| coordinator.seen(running.child.id()).map_or(0, |seen| seen.is_waiting) == 1;
+    let turn = |running: &Running| {
+        coordinator.give_turn(Priority::NORMAL, Turn::Client(slot(running)), monotonic_ns() + 99_000_000);
+    };
+    // A turn is 99 ms at most, so it is given again and again.
+    wait_until("the one waits", || {
+        turn(&two);
+        waits(&one)
+    });
+    wait_until("the other waits, and the one goes on", || {
+        turn(&one);
+        waits(&two) && !waits(&one)
+    });
+    coordinator.give_turn(Priority::NORMAL, Turn::Everybody, u64::MAX);
+    goes_on(&sandbox, &one, 50);
+    goes_on(&sandbox, &two, 50);
+    wait_until("the one waits", || {
+        turn(&two);
+        waits(&one)
+    });
+    coordinator.open(monotonic_ns() + 60_000_000_000);
+    goes_on(&sandbox, &one, 50);
+    coordinator.open(0);
+    wait_until("the one waits", || {
+        turn(&two);
+        waits(&one)
+    });
+    coordinator.set_policy(PolicyKind::Off);
+    goes_on(&sandbox, &one, 50);
+    end(one);
+    end(two);
+}
+
+#[test]
+fn little_is_queued_while_somebody_more_important_is_there() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let important = company(&sandbox, 80, 100, 1, 50_000);
+    is_client(&sandbox, &important, 1);
+    let other = company(&sandbox, 5, 200, 0, 0);
+    is_client(&sandbox, &other, 1);
+    wait_until("it waits for its own work", || statistic(&sandbox, &other, Statistic::BacklogWaits) > 20);
+    goes_on(&sandbox, &other, 100);
+    assert_eq!(coordinator.seen(other.child.id()).map(|seen| seen.figures.gate_timeouts), Some(0));
+    end(other);
+    // Kernels that do not end within 5 ms may be waiting for others.
+    let long = company(&sandbox, 5, 30_000, 0, 0);
+    is_client(&sandbox, &long, 1);
+    wait_until("the bound opens", || {
+        coordinator.seen(long.child.id()).map_or(0, |seen| which_of(seen.figures, "openings")) > 0
+    });
+    signal(&long, libc::SIGKILL);
+    end(important);
+}
+
+/// What listens there says something that is no message, or that it is of another version, or nothing at all.
+#[test]
+fn a_coordinator_that_makes_no_sense_is_left_alone() {
+    let refusal = |version: u32| {
+        let words = [33, 12, version, 3, 0];
+        words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect::<Vec<u8>>()
+    };
+    let mut welcome: Vec<u8> = [32_u32, 24, 2].iter().flat_map(|word| word.to_le_bytes()).collect();
+    welcome.resize(32, 0);
+    let cases = [
+        (vec![0xff; 64], Standing::Nonsense),
+        (refusal(2), Standing::Refused(3)),
+        (welcome, Standing::OtherVersion),
+        (Vec::new(), Standing::None),
+    ];
+    for (words, standing) in cases {
+        let sandbox = Sandbox::new();
+        let socket = aishim_abi::directory::socket(&sandbox.directory());
+        let listener = UnixListener::bind(socket).expect("a socket");
+        let running = company(&sandbox, 5, 100, 10, 0);
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut hello = [0; 368];
+        stream.read_exact(&mut hello).expect("a hello");
+        stream.write_all(&words).expect("a client that listens");
+        wait_until("it knows how it stands", || {
+            statistic(&sandbox, &running, Statistic::Coordinator) == standing.number()
+        });
+        goes_on(&sandbox, &running, 100);
+        end(running);
+    }
+}
+
+#[test]
+fn a_program_that_closes_all_descriptors_goes_on() {
+    let program = Program::new("descriptors").build();
+    for when in ["late", "early", "streams"] {
+        let sandbox = Sandbox::new();
+        let _coordinator = Coordinator::start(&sandbox.directory());
+        let outcome = sandbox.run(sandbox.shimmed(&program).arg(when).arg(sandbox.path("report")));
+        assert_eq!((outcome.code(), outcome.stderr.as_str()), (Some(5), ""), "{when}");
+        assert_eq!(sandbox.segment(outcome.pid).calls("cuLaunchKernel"), 50);
+    }
+}
+
+#[test]
+fn children_do_not_stand_in_for_their_parent() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let program = Program::new("fork").build();
+    let file = sandbox.path("child");
+    let outcome = sandbox.run(sandbox.shimmed(&program).arg("orphan").arg(&file));
+    assert_eq!(outcome.code(), Some(0));
+    // The child lives on, and has let go of the conversation.
+    wait_until("the parent is no client", || coordinator.seen(outcome.pid).is_none());
+    let child: i32 = std::fs::read_to_string(&file).expect("a child").parse().expect("a number");
+    // SAFETY: kill(2) of the program's own child.
+    assert_eq!(unsafe { libc::kill(child, libc::SIGKILL) }, 0, "it lives");
+    for how in ["after", "spawn", "vfork", "replaced"] {
+        let run = |with_library: bool| {
+            let mut command = if with_library { sandbox.shimmed(&program) } else { sandbox.native(&program) };
+            sandbox.run(command.arg(how).arg(sandbox.path(how)))
+        };
+        run(true).assert_same(&run(false));
+    }
+}
+
+/// Under the real coordinator, which is killed, stopped and started again while all work.
+#[test]
+fn aischedd_may_come_and_go_under_load() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let important = company(&sandbox, 80, 500, 5, 2_000);
+    let others = [company(&sandbox, 20, 100, 0, 0), company(&sandbox, 20, 100, 0, 0)];
+    for running in others.iter().chain([&important]) {
+        is_client(&sandbox, running, 1);
+    }
+    let all_go_on = || {
+        for running in others.iter().chain([&important]) {
+            goes_on(&sandbox, running, 100);
+        }
+    };
+    all_go_on();
+    for running in &others {
+        wait_until("it waits", || statistic(&sandbox, running, Statistic::GateWaits) > 20);
+    }
+    let waited_out: u64 = others.iter().map(|running| statistic(&sandbox, running, Statistic::GateTimeouts)).sum();
+    println!("waits that ended by their time limit: {waited_out}");
+    // SAFETY: kill(2) of a child that was not waited for yet.
+    unsafe { libc::kill(daemon.0.id() as i32, libc::SIGSTOP) };
+    all_go_on();
+    // Killed, by Drop.
+    drop(daemon);
+    all_go_on();
+    let _successor = Daemon::start(&sandbox, &[]);
+    for running in others.iter().chain([&important]) {
+        is_client(&sandbox, running, 2);
+    }
+    all_go_on();
+    for running in others {
+        end(running);
+    }
+    end(important);
+}
