@@ -12,7 +12,7 @@
 //! | `pool` | the road of an allocation, a free, a question |
 //! | `slab_table` | addresses and block indices |
 //! | `page_map` | what is allocated where; the judge of double and foreign frees |
-//! | `store` | where free memory lies: `epoch_stack` in each of the `shard`s by `size_class`, `extent_heap` |
+//! | `store` | where free memory lies: `caches` (of `epoch_stack`s by `size_class`) in each `shard`, `extent_heap` |
 //! | `reuse_clock` | when what was freed is safe; `claim` says who may ask the fence |
 //! | `growth` | how slabs come and go |
 //! | `ledger`, `stats` | the accounts |
@@ -50,6 +50,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod apart;
+mod caches;
 mod cells;
 mod claim;
 mod config;

@@ -17,12 +17,13 @@
 
 use crate::{
     apart::Apart,
-    epoch_stack::{EpochStacks, Links},
+    caches::Caches,
+    epoch_stack::Links,
     extent_heap::ExtentHeap,
     page_map::PageMap,
     patient_lock::PatientLock,
     shard::SHARDS,
-    size_class::{CLASSES, LARGE_DOUBLINGS, class_blocks, class_of, large_doubling_of},
+    size_class::{CLASSES, class_blocks, class_of, large_doubling_of},
     slab_table::SlabTable,
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
 };
@@ -34,14 +35,6 @@ pub(crate) struct Store {
     caches: Box<[Apart<Caches>]>,
     heap: Apart<PatientLock<Heap>>,
     known: Apart<Known>,
-}
-
-/// One shard's extents, by class, and above those by doubling.
-#[derive(Debug)]
-struct Caches {
-    /// A bit for each cache that was ever used here: others need not look at the rest.
-    used: AtomicU64,
-    by_size: [EpochStacks; CLASSES + LARGE_DOUBLINGS],
 }
 
 /// What is known without the heap's lock. It is written under it, but for `moves` and `failed`.
@@ -281,7 +274,7 @@ impl Store {
 
     /// Takes an extent of a class from another shard, and all that lies below it for the caller's own.
     fn steal(&self, at: &Taker<'_>, class: usize) -> Option<u32> {
-        let own = self.caches.get(at.shard)?.by_size.get(class)?;
+        let own = self.caches.get(at.shard)?.stacks(class)?;
         let stolen = self.others(at).ok()?.find_map(|caches| own.steal(caches.used(class)?, &self.links, at.safe))?;
         self.caches.get(at.shard)?.note_use(class);
         self.known.note_move();
@@ -436,52 +429,6 @@ impl Heap {
             self.reserved_blocks += slab.blocks();
         }
         self.slabs != before
-    }
-}
-
-impl Caches {
-    fn new() -> Self {
-        Self { used: AtomicU64::new(0), by_size: std::array::from_fn(|_| EpochStacks::new()) }
-    }
-
-    #[inline]
-    fn push(&self, links: &Links, index: u32, place: usize, epoch: u64) {
-        let Some(stacks) = self.by_size.get(place) else {
-            return;
-        };
-        self.note_use(place);
-        stacks.push(links, index, epoch);
-    }
-
-    #[inline]
-    fn note_use(&self, place: usize) {
-        let bit = 1 << place;
-        if self.used.load(Ordering::Relaxed) & bit == 0 {
-            self.used.fetch_or(bit, Ordering::Relaxed);
-        }
-    }
-
-    #[inline]
-    fn pop(&self, links: &Links, class: usize, safe: u64) -> Option<u32> {
-        self.by_size.get(class)?.pop(links, safe)
-    }
-
-    /// Takes a large extent of exactly `blocks`.
-    #[inline]
-    fn pop_large(&self, links: &Links, at: &Taker<'_>, blocks: u32) -> Option<u32> {
-        let stacks = self.used(CLASSES + large_doubling_of(blocks)?)?;
-        stacks.pop_if(links, at.safe, |index| at.map.extent_blocks(index) == blocks)
-    }
-
-    #[inline]
-    fn used(&self, place: usize) -> Option<&EpochStacks> {
-        let is_used = self.used.load(Ordering::Relaxed) & (1 << place) != 0;
-        self.by_size.get(place).filter(|_| is_used)
-    }
-
-    fn used_from(&self, first: usize) -> impl Iterator<Item = (usize, &EpochStacks)> {
-        let used = self.used.load(Ordering::Relaxed);
-        (0..).zip(&self.by_size).skip(first).filter(move |(place, _)| used & (1 << place) != 0)
     }
 }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// As many as share a group, say: a slab is not mapped unless so many of its size would fit.
-pub(super) const SHARES: u64 = 8;
+const SHARES: u64 = 8;
 
 /// The room that was found, less what has been mapped since.
 static ROOM: AtomicU64 = AtomicU64::new(0);
