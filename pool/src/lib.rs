@@ -43,8 +43,8 @@
 //!
 //! Three more decisions follow from what the memory is. Nothing is written into blocks, since the GPU may own them:
 //! all that is known lies in arrays beside them, 28 bytes a block. The quarantine is kept by epochs, not by events
-//! on each block: a mark costs calls to the driver, so one is made for half of what is free at a time, or when a
-//! request would miss. And because a thread may be cancelled in any call to the driver, the pool holds neither lock
+//! on each block: a mark costs calls to the driver, so one is made for three eighths of what is free at a time,
+//! or when a thread runs out. And because a thread may be cancelled in any call to the driver, the pool holds neither lock
 //! nor destructor across one, its locks give up when they are not had in time, and a claim to call out grows stale.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -59,6 +59,10 @@ mod extent_heap;
 mod fence;
 mod growth;
 mod ledger;
+#[cfg(all(test, not(loom)))]
+mod lines;
+#[cfg(all(test, not(loom)))]
+mod lines_of_threads;
 mod page_map;
 mod patient_lock;
 mod pool;

@@ -111,6 +111,7 @@ impl Word {
     }
 
     /// How many blocks it takes.
+    #[inline]
     pub(crate) fn blocks(self) -> u32 {
         blocks_for(self.requested_bytes()).unwrap_or(0)
     }

@@ -47,6 +47,8 @@ impl<T> PatientLock<T> {
     /// `None` within `Ok` is a lock that was poisoned.
     #[cfg(not(loom))]
     fn try_lock(&self) -> Result<Option<MutexGuard<'_, T>>, WouldBlock> {
+        #[cfg(test)]
+        crate::lines::touch(&self.mutex, true);
         match self.mutex.try_lock() {
             Ok(guard) => Ok(Some(guard)),
             Err(std::sync::TryLockError::Poisoned(_)) => Ok(None),

@@ -10,7 +10,7 @@ use crate::{
     page_map::{PageMap, Word},
     reuse_clock::ReuseClock,
     shard,
-    size_class::blocks_for,
+    size_class::{blocks_for, is_small},
     slab_table::{Slab, SlabTable},
     source::PinnedSource,
     stats::{Miss, PoolStats},
@@ -21,7 +21,8 @@ use crate::{
 
 /// Page-locked memory, handed out in blocks of 4 KiB from slabs that a [`PinnedSource`] gave.
 ///
-/// All methods may be called by any thread at any time. None panics, none allocates, and only [`grow`](Self::grow),
+/// All methods may be called by any thread at any time. None panics, none allocates (but a thread's first may, in the
+/// standard library, which is told of the thread's end), and only [`grow`](Self::grow),
 /// [`give_back_idle`](Self::give_back_idle), [`release_all`](Self::release_all) and, now and then, the fence's part in [`alloc`](Self::alloc),
 /// [`free`](Self::free) and [`tend`](Self::tend) call out. Dropping a pool releases nothing: at the end of a process
 /// nobody may call the driver any more.
@@ -294,10 +295,42 @@ impl Pool {
 
     #[inline]
     fn take(&self, shard: usize, blocks: u32) -> Result<u32, Miss> {
-        match self.store.take(&self.taker(shard), blocks) {
+        match self.store.take_own(&self.taker(shard), blocks) {
+            Some(index) => Ok(index),
+            None if is_small(blocks) => self.take_elsewhere(shard, blocks),
+            None => self.take_from_others(shard, blocks),
+        }
+    }
+
+    /// The shard has nothing small that is safe: from the heap, then, or by a turn of the clock from what it freed itself, or from
+    /// another shard.
+    #[cold]
+    fn take_elsewhere(&self, shard: usize, blocks: u32) -> Result<u32, Miss> {
+        if let Ok(Some(index)) = self.store.refill(&self.taker(shard), blocks) {
+            return Ok(index);
+        }
+        if self.has_own_turns_worth(shard) {
+            self.turn_clock(|epoch| self.ledger.freed_by(shard, epoch) != 0);
+            if let Some(index) = self.store.take_own(&self.taker(shard), blocks) {
+                return Ok(index);
+            }
+        }
+        self.take_from_others(shard, blocks)
+    }
+
+    fn take_from_others(&self, shard: usize, blocks: u32) -> Result<u32, Miss> {
+        match self.store.take_from_others(&self.taker(shard), blocks) {
             Ok(Some(index)) => Ok(index),
             _ => self.take_after_turn(shard, blocks),
         }
+    }
+
+    /// Whether the shard has freed enough in the open epoch to turn the clock for it, rather than take what others have: who
+    /// is robbed comes to rob in turn, and what is stolen lies on lines that another processor has. A mark for at least a
+    /// 64th of what is reserved keeps it rare. A pool that is still to come to its ordinary size grows instead.
+    fn has_own_turns_worth(&self, shard: usize) -> bool {
+        self.slabs.installed() >= self.ordinary_slabs
+            && self.ledger.freed_by(shard, self.clock.open()) >= self.slabs.reserved_blocks() / 64
     }
 
     /// Nothing is free and safe. Perhaps the GPU is done with more by now, or it lies in pieces in the caches.
@@ -398,13 +431,14 @@ impl Pool {
         }
     }
 
-    /// Half of what is not allocated is worth a mark: the other half serves while the mark is in flight, and marks,
-    /// which cost calls to the driver, stay rare. The floor keeps them rare in a full pool too, where an allocation
+    /// Three eighths of what is not allocated are worth a mark: the rest serves while the mark is in flight, and what
+    /// threads have freed and not reported, up to half of it with 16, is on top. So marks, which cost calls to the driver,
+    /// stay rare. The floor keeps them rare in a full pool too, where an allocation
     /// that finds nothing asks for one anyway.
     fn is_worth_a_mark(&self, freed_blocks: u64) -> bool {
         let reserved = self.slabs.reserved_blocks();
         let room = reserved.saturating_sub(self.ledger.reported_blocks());
-        freed_blocks >= (room / 2).max(reserved / 32)
+        freed_blocks >= (room * 3 / 8).max(reserved / 32)
     }
 
     #[cold]

@@ -69,6 +69,11 @@ impl ReuseClock {
         self.epochs.open.load(Ordering::Relaxed)
     }
 
+    /// The epoch that is open, or was a moment ago: no stamp.
+    pub(crate) fn open(&self) -> u64 {
+        self.epochs.open.load(Ordering::Relaxed)
+    }
+
     /// What was freed in this epoch or before may be handed out.
     #[inline]
     pub(crate) fn safe(&self) -> u64 {

@@ -27,9 +27,14 @@ pub(crate) fn blocks_for(bytes: usize) -> Option<u32> {
     }
 }
 
+/// Whether there is a class for so many.
+pub(crate) fn is_small(blocks: u32) -> bool {
+    blocks <= SMALL_BLOCKS
+}
+
 /// The smallest class that holds `blocks`, or `None` when there is none.
 pub(crate) fn class_of(blocks: u32) -> Option<usize> {
-    if blocks == 0 || blocks > SMALL_BLOCKS {
+    if blocks == 0 || !is_small(blocks) {
         return None;
     }
     let last = blocks - 1;

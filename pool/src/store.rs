@@ -95,19 +95,37 @@ impl Store {
         }
     }
 
-    /// Takes an extent of `blocks` that is free and safe: the shard's own first, then the heap's, then another
-    /// shard's.
+    /// Takes an extent of `blocks` that is free and safe from the shard's own caches.
     #[inline]
-    pub(crate) fn take(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
-        let own = self.caches.get(at.shard);
-        if let Some(class) = class_of(blocks) {
-            return match own.and_then(|caches| caches.pop(&self.links, class, at.safe)) {
-                Some(index) => Ok(Some(index)),
-                None => self.take_elsewhere(at, class),
-            };
+    pub(crate) fn take_own(&self, at: &Taker<'_>, blocks: u32) -> Option<u32> {
+        let own = self.caches.get(at.shard)?;
+        match class_of(blocks) {
+            Some(class) => own.pop(&self.links, class, at.safe),
+            None => own.pop_large(&self.links, at, blocks),
         }
-        match own.and_then(|caches| caches.pop_large(&self.links, at, blocks)) {
+    }
+
+    /// The same from there first, then from the heap, then from another shard.
+    pub(crate) fn take(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
+        if let Some(index) = self.take_own(at, blocks) {
+            return Ok(Some(index));
+        }
+        let refilled = self.refill(at, blocks);
+        if let Ok(Some(index)) = refilled {
+            return Ok(Some(index));
+        }
+        match self.take_from_others(at, blocks)? {
             Some(index) => Ok(Some(index)),
+            None => refilled,
+        }
+    }
+
+    /// The same from another shard; a large one from the heap, too, once all that is large and safe has come home and
+    /// merged there, since large sizes that differ would break the memory up otherwise.
+    #[inline]
+    pub(crate) fn take_from_others(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
+        match class_of(blocks) {
+            Some(class) => Ok(self.steal(at, class)),
             None => self.take_large_elsewhere(at, blocks),
         }
     }
@@ -222,20 +240,7 @@ impl Store {
         recalled
     }
 
-    #[cold]
-    fn take_elsewhere(&self, at: &Taker<'_>, class: usize) -> Result<Option<u32>, HeapBusy> {
-        let refilled = self.refill(at, class);
-        if let Ok(Some(index)) = refilled {
-            return Ok(Some(index));
-        }
-        match self.steal(at, class) {
-            Some(index) => Ok(Some(index)),
-            None => refilled,
-        }
-    }
-
-    /// One of exactly this size from another shard; else the heap's best fit, once all that is large and safe has come
-    /// home and merged there, since large sizes that differ would break the memory up otherwise.
+    /// One of exactly this size from another shard; else the heap's best fit.
     #[cold]
     fn take_large_elsewhere(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
         if let Some(index) = self.others(at)?.find_map(|caches| caches.pop_large(&self.links, at, blocks)) {
@@ -247,10 +252,9 @@ impl Store {
         self.sweep(at, blocks, CLASSES).map(|(taken, _)| taken)
     }
 
-    /// Takes a few extents of a class from the heap: one for the caller, the others for its shard.
-    fn refill(&self, at: &Taker<'_>, class: usize) -> Result<Option<u32>, HeapBusy> {
-        let blocks = class_blocks(class);
-        if !self.may_fit(at, blocks) {
+    /// Takes a few extents of a class from the heap: one for the caller, the others for its shard. None of a large size.
+    pub(crate) fn refill(&self, at: &Taker<'_>, blocks: u32) -> Result<Option<u32>, HeapBusy> {
+        if class_of(blocks).is_none() || !self.may_fit(at, blocks) {
             return Ok(None);
         }
         let more = (REFILL_BLOCKS / blocks).clamp(1, REFILL_EXTENTS) - 1;

@@ -1,14 +1,19 @@
-//! The standard library's primitives, or loom's under `--cfg loom`. The lock-free modules take theirs from here only.
+//! The standard library's primitives, or loom's under `--cfg loom`. The lock-free modules take theirs from here only, so
+//! that the crate's own tests can count which cache lines they touch (`lines`).
 
+#[cfg(all(test, not(loom)))]
+pub(crate) use crate::lines::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize};
 #[cfg(loom)]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
+#[cfg(all(not(test), not(loom)))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize};
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+    atomic::{Ordering, fence},
 };
 
 /// One step of a bounded wait: the first `spins` stay on the processor, later ones give it up.

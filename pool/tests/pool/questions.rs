@@ -91,7 +91,8 @@ fn marks_are_made_for_many_frees_at_once() {
     }
     let stats = bench.pool.stats();
     assert_eq!(stats.misses.total(), 0);
-    assert!((40..60).contains(&stats.marks_made), "{}", stats.marks_made);
+    // One for three eighths of the pool.
+    assert!((55..75).contains(&stats.marks_made), "{}", stats.marks_made);
 }
 
 #[test]
