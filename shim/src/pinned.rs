@@ -13,6 +13,7 @@ mod poison;
 mod shown;
 mod source;
 mod stretch;
+mod warm;
 
 use crate::block_notes;
 use crate::clock;
@@ -151,7 +152,9 @@ fn try_alloc(bytes: usize, flags: u32) -> Result<NonNull<u8>, Statistic> {
     if home.pool.wants_growth() {
         keeper::call();
     }
-    publish_now_and_then(&home.pool, bytes);
+    if publish_now_and_then(&home.pool, bytes) {
+        warm::fetch_free();
+    }
     outcome.map_err(|miss| match miss {
         Miss::TooLarge => Statistic::PoolMissTooLarge,
         Miss::WaitingForGpu => Statistic::PoolMissWaiting,
@@ -278,17 +281,20 @@ const PROMPT_BYTES: usize = 8 << 20;
 
 /// What follows every allocation and free, of `bytes` if that is known. The figures are sums over all threads' accounts,
 /// which cost more than the block did; so they are published at a tick of the kernel's clock, and when the program
-/// waits or ends. The pool's map has every block at once.
+/// waits or ends. The pool's map has every block at once. True when they were published: nothing came or went in this tick.
 #[inline]
-fn publish_now_and_then(pool: &Pool, bytes: usize) {
+fn publish_now_and_then(pool: &Pool, bytes: usize) -> bool {
     static TICK: AtomicU64 = AtomicU64::new(0);
     let tick = clock::coarse_ns();
     if tick != TICK.load(Relaxed) || bytes >= PROMPT_BYTES {
         TICK.store(tick, Relaxed);
         publish(pool);
-    } else if !BEHIND.load(Relaxed) {
+        return true;
+    }
+    if !BEHIND.load(Relaxed) {
         BEHIND.store(true, Relaxed);
     }
+    false
 }
 
 #[cold]

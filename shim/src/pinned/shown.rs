@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// This process's map, once it has been made or could not be.
 static MAP: OnceLock<Option<PoolMap>> = OnceLock::new();
 
-struct Shown(PoolMap);
+pub(super) struct Shown(PoolMap);
 
 /// A pool of that shape, shown in the map from its first block on.
 pub(super) fn show(pool: Pool, shape: &PoolConfig) -> Pool {
