@@ -7,6 +7,7 @@
 //! * `gpu/`: what needs a GPU;
 //! * `runs/`: raw results with the commands that made them.
 
+pub mod between;
 pub mod replay;
 pub mod shown;
 pub mod stamps;

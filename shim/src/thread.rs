@@ -165,6 +165,13 @@ impl Thread {
         self.shard
     }
 
+    /// Whether the request of a stream is known to be open: this thread has launched on that stream last, and nobody has
+    /// ended a request since.
+    #[inline]
+    pub(crate) fn has_open(&self, key: usize) -> bool {
+        self.last_stream == key && self.requests_ended == streams::requests_ended()
+    }
+
     /// Counts a call of `hook`.
     #[inline]
     pub(crate) fn count(&self, hook: Hook) {
@@ -195,10 +202,14 @@ impl Thread {
         let (Some(shard), Some(window)) = (self.shard, self.window) else {
             return;
         };
-        let costs_ns = || shard.recent.iter().map(|noted| noted.load(Relaxed).saturating_sub(1));
-        bump(&shard.launch_sum_ns, costs_ns().map(u64::from).sum());
-        let max_ns = costs_ns().max().map_or(0, u64::from);
-        shard.launch_max_ns.store(max_ns.max(shard.launch_max_ns.load(Relaxed)), Relaxed);
+        let (mut sum_ns, mut max_ns) = (0, shard.launch_max_ns.load(Relaxed));
+        for noted in &shard.recent {
+            let cost_ns = u64::from(noted.load(Relaxed).saturating_sub(1));
+            sum_ns += cost_ns;
+            max_ns = max_ns.max(cost_ns);
+        }
+        bump(&shard.launch_sum_ns, sum_ns);
+        shard.launch_max_ns.store(max_ns, Relaxed);
         for noted in &shard.recent {
             if let Some(cost_ns) = noted.load(Relaxed).checked_sub(1)
                 && let Some(bucket) = window.get(index_of(cost_ns.into()))

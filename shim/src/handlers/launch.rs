@@ -133,8 +133,8 @@ pub(crate) fn finish(
         return segment::error(hook);
     }
     let key = streams::key(stream, hook);
-    // As a rule the request of this stream is open already, and nobody has ended one since.
-    if thread.last_stream != key || thread.requests_ended != streams::requests_ended() {
+    // As a rule it is.
+    if !thread.has_open(key) {
         work_begins(thread, key, start);
     }
 }

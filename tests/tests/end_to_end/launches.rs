@@ -92,3 +92,18 @@ fn each_of_many_kernels_in_turn_is_sampled() {
     let told_ns = segment.statistic(Statistic::GpuTime);
     assert!((all_ns / 2..all_ns * 2).contains(&told_ns), "{told_ns} ns told of {all_ns}");
 }
+
+/// A memset among launches finds its request open and notes no more than numbers; one behind the wait that ended it begins
+/// another.
+#[test]
+fn memsets_among_them_belong_to_their_request() {
+    const ROUNDS: u64 = 200;
+    let program = Program::new("memsets").build();
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.succeed(sandbox.shimmed(&program).arg(ROUNDS.to_string()));
+    let segment = sandbox.segment(outcome.pid);
+    assert_eq!(segment.count(Which::Request), 3 * ROUNDS);
+    assert_eq!(segment.calls("cuMemsetD32Async"), 5 * ROUNDS);
+    assert_eq!(segment.statistic(Statistic::MemsetBytes), 5 * ROUNDS * 4096);
+    assert_eq!(segment.statistic(Statistic::OpenRequests), 0);
+}
