@@ -72,7 +72,7 @@ impl State {
             generation: 7,
             class: Class::from_name(priority).unwrap_or(Class::Unclassified),
             priority: priority.parse().ok().and_then(Priority::new),
-            weight: Weight::NORMAL,
+            weight: Some(Weight::NORMAL),
             job: Job::new(job.trim_matches('-')),
             gpus: Gpus::new(gpus.iter().map(|number| uuid(number))),
         };

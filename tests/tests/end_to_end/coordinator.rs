@@ -49,7 +49,7 @@ fn join(sandbox: &Sandbox, priority: u32) -> (Channel, OwnPage) {
         generation: identity.generation,
         class: Class::Unclassified,
         priority: Priority::new(priority),
-        weight: Weight::NORMAL,
+        weight: Some(Weight::NORMAL),
         job: Job::new("train"),
         gpus: Gpus::new([Uuid([0xab; 16])]),
     };

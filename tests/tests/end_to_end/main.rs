@@ -7,6 +7,7 @@ mod aictl;
 mod allocators;
 mod block_content;
 mod captures;
+mod classes;
 mod coordinator;
 mod copies;
 mod cudart;
