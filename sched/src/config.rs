@@ -233,8 +233,8 @@ impl FileRule {
             who,
             command: rule.command.as_deref().map(Glob::new),
             cgroup: rule.cgroup.as_deref().map(Glob::new),
-            class: rule.class.map(class).transpose()?,
-            weight: rule.weight.map(weight).transpose()?,
+            class: rule.class.as_ref().map(class).transpose()?,
+            weight: rule.weight.as_ref().map(weight).transpose()?,
             allow: rule.allow,
             highest_priority: priority(rule.highest_priority)?,
         })
@@ -257,13 +257,13 @@ fn priority(number: Option<Spanned<u32>>) -> Result<Option<Priority>, Wrong> {
     Priority::new(*number.get_ref()).ok_or_else(out_of_range).map(Some)
 }
 
-fn class(name: Spanned<String>) -> Result<Class, Wrong> {
+fn class(name: &Spanned<String>) -> Result<Class, Wrong> {
     let class = Class::from_name(name.get_ref()).filter(|class| *class != Class::Unclassified);
     let unknown = || format!("there is no class `{}`; there are inference, normal, batch, auto", name.get_ref());
     class.ok_or_else(|| Wrong::new(unknown(), name.span()))
 }
 
-fn weight(number: Spanned<u32>) -> Result<Weight, Wrong> {
+fn weight(number: &Spanned<u32>) -> Result<Weight, Wrong> {
     let out_of_range = || format!("a weight is from 1 to 10000, not {}", number.get_ref());
     Weight::new(*number.get_ref()).ok_or_else(|| Wrong::new(out_of_range(), number.span()))
 }

@@ -222,7 +222,7 @@ fn uuid(number: &str) -> Uuid {
 }
 
 /// Numbers that look random (xorshift), the same for each seed.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -232,7 +232,7 @@ impl Random {
         self.0
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() >> 32) as usize % limit
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::aictl::aictl;
 use crate::coordinator::Daemon;
-use aishim_abi::rank::{Class, Priority};
+use aishim_abi::rank::{Class, Priority, Weight};
 use aishim_tests::sandbox::Running;
 use aishim_tests::{Coordinator, Program, Sandbox, dist};
 use serde_json::Value;
@@ -153,7 +153,7 @@ fn aictl_run_says_what_was_wished() {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert_eq!((hello.class, hello.priority), (Class::Batch, None::<Priority>), "not what the environment held");
-    assert_eq!(hello.weight.map(|weight| weight.number()), Some(300));
+    assert_eq!(hello.weight.map(Weight::number), Some(300));
     let environment = std::fs::read(format!("/proc/{}/environ", hello.pid)).expect("procfs");
     assert!(environment.split(|b| *b == 0).any(|line| line == b"CUDA_MPS_CLIENT_PRIORITY=1"));
 }

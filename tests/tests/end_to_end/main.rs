@@ -18,6 +18,7 @@ mod fidelity;
 mod forks;
 mod gate;
 mod headers;
+mod hostile;
 mod launches;
 mod lookups;
 mod many;
