@@ -19,7 +19,7 @@
 //!   priority are of one client; a GPU's record is not: its fields mean something each by itself, and whoever catches them between two
 //!   stores looks again before long.
 
-use crate::rank::{PolicyKind, Priority, Uuid, Weight};
+use crate::rank::{Class, PolicyKind, Priority, Uuid, Weight};
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -132,7 +132,8 @@ pub struct EntryWords {
     pub limit: AtomicU32,
     /// Weight, 1 to 10,000.
     pub weight: AtomicU32,
-    _reserved: AtomicU32,
+    /// [`Class`].
+    pub class: AtomicU32,
 }
 
 /// Size of the header in bytes.
@@ -162,7 +163,7 @@ const _: () = {
     assert!(offset_of!(GpuRecord, clients) == 32);
     assert!(TURN_BYTES == 16 && ENTRIES_OFFSET == 98_304);
     assert!(offset_of!(EntryWords, start_ticks) == 24);
-    assert!(offset_of!(EntryWords, weight) == 56);
+    assert!(offset_of!(EntryWords, weight) == 56 && offset_of!(EntryWords, class) == 60);
     assert!(SLOTS < IS_JOB as usize);
 };
 
@@ -197,6 +198,8 @@ pub struct Entry {
     pub limit: Priority,
     /// Its share.
     pub weight: Weight,
+    /// What kind of work it does, as it or somebody else has said.
+    pub class: Class,
 }
 
 /// Whose turn it is.

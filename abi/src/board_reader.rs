@@ -9,7 +9,7 @@ use crate::board::{
 };
 use crate::client_page::wait_on;
 use crate::memfd::{Memory, SharedError};
-use crate::rank::{PolicyKind, Priority, Uuid, Weight};
+use crate::rank::{Class, PolicyKind, Priority, Uuid, Weight};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::io;
@@ -298,6 +298,7 @@ fn checked(words: &EntryWords) -> Option<Entry> {
         rank: Priority::new(words.rank.load(Relaxed))?,
         limit: Priority::new(words.limit.load(Relaxed))?,
         weight: Weight::new(words.weight.load(Relaxed))?,
+        class: Class::from_number(words.class.load(Relaxed))?,
     };
     (entry.generation != 0 && entry.pid != 0).then_some(entry)
 }

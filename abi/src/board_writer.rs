@@ -74,6 +74,7 @@ impl Board {
             words.rank.store(entry.rank.number(), Relaxed);
             words.limit.store(entry.limit.number(), Relaxed);
             words.weight.store(entry.weight.number(), Relaxed);
+            words.class.store(entry.class.number(), Relaxed);
         });
     }
 

@@ -190,8 +190,8 @@ bodies! {
         class: Class = 24,
         /// The priority it wishes; none: that of its class.
         priority: Option<Priority> = 28,
-        /// Its share.
-        weight: Weight = 32,
+        /// The share it wishes; none: the usual one.
+        weight: Option<Weight> = 32,
         /// The job it is part of; empty for none. Jobs of two users are never the same.
         job: Job = 36,
         /// The GPUs on which it has a context.
@@ -220,16 +220,20 @@ bodies! {
         uuid: Uuid = 8,
     }
 
-    /// Gives a client another priority. The answer is [`Done`] or [`Refused`].
-    SetPriority = 18, descriptor: false {
+    /// Gives a client another class, priority or weight. The answer is [`Done`] or [`Refused`]: all of it is done, or nothing.
+    SetClient = 18, descriptor: false {
         /// Version of the messages.
         version: Version = 0,
         /// Its slot on the board.
         slot: u32 = 4,
         /// The generation of its entry there: the same client, not its successor.
         generation: u64 = 8,
-        /// The new priority.
-        priority: Priority = 16,
+        /// The new priority; none: that of the new class, or the one before.
+        priority: Option<Priority> = 16,
+        /// The new share.
+        weight: Option<Weight> = 20,
+        /// The new class.
+        class: Option<Class> = 24,
     }
 
     /// A process is a client now. The board's descriptor goes with it.
@@ -343,8 +347,8 @@ directions! {
         AskStatus,
         /// Puts another policy in force.
         SetPolicy,
-        /// Gives a client another priority.
-        SetPriority,
+        /// Gives a client another class, priority or weight.
+        SetClient,
     }
 
     /// What the coordinator says.
@@ -397,6 +401,8 @@ numbered! {
         NoSuchGpu = 14 "no client uses that GPU",
         /// Nothing was said for too long.
         TooSlow = 15 "nothing was said for too long",
+        /// The weight is above what the process may have; that is the limit.
+        WeightAboveLimit = 16 "the weight is above the limit",
     }
 }
 

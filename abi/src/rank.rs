@@ -43,6 +43,9 @@ impl Weight {
     /// That of a process of which nobody has said anything.
     pub const NORMAL: Self = Self(100);
 
+    /// The largest.
+    pub const HIGHEST: Self = Self(10_000);
+
     /// The weight of that number; none outside of 1 to 10,000.
     #[must_use]
     pub const fn new(number: u32) -> Option<Self> {
@@ -122,6 +125,28 @@ numbered! {
         Inference = 3 "inference",
         /// To be found out by watching it.
         Auto = 4 "auto",
+    }
+
+    /// Why a process's behaviour suggests the class it does.
+    ClassReason {
+        /// It was not watched for long enough, or has done nothing.
+        Unseen = 0 "too little was seen of it yet",
+        /// Inference.
+        ShortBursts = 1 "short requests with idle time between them",
+        /// Batch.
+        Continuous = 2 "work on the GPU nearly all of the time",
+        /// Batch.
+        NeverWaits = 3 "launches without end, and never waits for them",
+        /// Normal.
+        LongRequests = 4 "idle time between requests, but these are long",
+        /// Normal.
+        GraphsWithoutGaps = 5 "short requests made of graphs, without idle time between them",
+        /// Normal.
+        LittleIdle = 6 "neither busy throughout nor idle for long",
+        /// Normal.
+        CopiesOnly = 7 "copies and no kernels",
+        /// None yet: device memory grows and little is launched.
+        Loading = 8 "it is still loading: device memory grows, and little is launched",
     }
 
     /// How the launches of processes on one GPU are put in order.

@@ -93,6 +93,13 @@ statistics! {
     BacklogWaits "backlog_waits" Counter "Launches that waited until less of the process's own work was queued on the GPU.";
     BacklogTime "backlog_waited_ns" Counter "Time that launches waited so.";
     Openings "backlog_openings" Counter "Times that the bound on queued work was lifted for a second because nothing completed for 5 ms.";
+    Class "class" Gauge "What kind of work the process does, as was said: 0 nobody has, 1 batch, 2 normal, 3 inference, 4 to be found out.";
+    ClassSuggested "class_suggested" Gauge "The class that its behaviour suggests, by the same numbers; 0 none yet.";
+    ClassReason "class_reason" Gauge "Why (see rank::ClassReason).";
+    Weight "weight" Gauge "Its share among those with whom it takes turns, where it is a client of a coordinator.";
+    GateWaiting "gate_waiting_launches" Gauge "Launches that waited at the gate when that was last looked at.";
+    GatedBy "gated_by_pid" Gauge "The process for which they waited, by its own PID; 0 nobody in particular.";
+    GatedShare "gated_share_per_mille" Gauge "Share of the last second in which a launch waited at the gate, in thousandths.";
 }
 
 impl Statistic {

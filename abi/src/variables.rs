@@ -43,6 +43,12 @@ pub const ALL: &[Variable] = &[
         text: "Turns all of the library off: every call goes straight to the driver.",
     },
     Variable {
+        name: "AISHIM_CLASS",
+        values: Values::Words(&["inference", "normal", "batch", "auto"]),
+        default: "none",
+        text: "What kind of work the process does, which is its priority where AISHIM_PRIORITY gives none: 80, 20, 5, or what its behaviour suggests.",
+    },
+    Variable {
         name: "AISHIM_COPY",
         values: SWITCH,
         default: "on",
@@ -114,6 +120,12 @@ pub const ALL: &[Variable] = &[
         values: Values::Path,
         default: "none",
         text: "Records each allocation and free of pinned memory and each synchronisation in this file, PID appended.",
+    },
+    Variable {
+        name: "AISHIM_WEIGHT",
+        values: Values::Number(1, 10_000),
+        default: "100",
+        text: "Share of the process among those with whom it takes turns.",
     },
 ];
 

@@ -9,7 +9,7 @@ use aishim_abi::layout::{
 };
 use aishim_abi::message::{self, Body, Place, Reason};
 use aishim_abi::pool_layout;
-use aishim_abi::rank::{Class, PolicyKind};
+use aishim_abi::rank::{Class, ClassReason, PolicyKind};
 use aishim_abi::statistics::{ALL, Kind};
 use aishim_abi::variables;
 use std::mem::offset_of;
@@ -144,7 +144,7 @@ fn the_page_and_the_board_are_those_of_their_layouts() {
     assert_table("a turn", &offsets!(TurnRecord: party, changes, until_ns));
     assert_table(
         "a board's entry",
-        &offsets!(EntryWords: generation, sequence, pid, own_pid, uid, start_ticks, gpus, job, priority, rank, limit, weight),
+        &offsets!(EntryWords: generation, sequence, pid, own_pid, uid, start_ticks, gpus, job, priority, rank, limit, weight, class),
     );
     let limits = [
         ("version of a page", client_page::VERSION as usize),
@@ -182,11 +182,15 @@ fn messages_are_those_declared() {
             table
         }};
     }
-    let requests = table!(Hello, UsesGpu, AskStatus, SetPolicy, SetPriority);
+    let requests = table!(Hello, UsesGpu, AskStatus, SetPolicy, SetClient);
     assert_table("requests", &requests);
     assert_table("answers", &table!(Welcome, Refused, Peer, PeerGone, Done, Status));
     let numbered = |number: u32, name: &str| format!("| {number} | {name} |");
     assert_table("reasons", &Reason::ALL.iter().map(|r| numbered(r.number(), r.name())).collect::<Vec<_>>());
     assert_table("classes", &Class::ALL.iter().map(|c| numbered(c.number(), c.name())).collect::<Vec<_>>());
+    assert_table(
+        "reasons of classes",
+        &ClassReason::ALL.iter().map(|r| numbered(r.number(), r.name())).collect::<Vec<_>>(),
+    );
     assert_table("policies", &PolicyKind::ALL.iter().map(|p| numbered(p.number(), p.name())).collect::<Vec<_>>());
 }

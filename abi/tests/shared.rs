@@ -11,7 +11,7 @@ use aishim_abi::board_writer::Board;
 use aishim_abi::channel::{Channel, ChannelError, Received, Sent};
 use aishim_abi::client_page::{Identity, OwnPage, PAGE_BYTES, PageView};
 use aishim_abi::message::{Answer, AskStatus, Done, MessageError, Peer, Request, Version};
-use aishim_abi::rank::{PolicyKind, Priority, Uuid, Weight};
+use aishim_abi::rank::{Class, PolicyKind, Priority, Uuid, Weight};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::SealFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -49,6 +49,7 @@ fn entry(generation: u64) -> Entry {
         rank: Priority::new(number % 101).unwrap(),
         limit: Priority::HIGHEST,
         weight: Weight::NORMAL,
+        class: Class::Unclassified,
     }
 }
 

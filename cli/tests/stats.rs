@@ -71,13 +71,13 @@ fn the_table_has_a_row_a_process() {
         .skip_while(|l| !l.trim_start().starts_with("PID"))
         .map(|l| l.split_whitespace().collect())
         .collect();
-    let titles = "PID USER COMMAND PRIORITY STATE GPU-TIME LAUNCHES LAUNCH p50/p99 REQUEST p50/p99 PINNED DEVICE";
+    let titles = "PID USER COMMAND PRIORITY CLASS STATE GATED WEIGHT GPU-TIME LAUNCHES LAUNCH p50/p99 REQUEST p50/p99 PINNED DEVICE";
     assert_eq!(rows[0].join(" "), titles);
     assert_eq!((rows[1][0], rows[2][0], rows[3][0]), ("200", "300", "100"), "{text}");
     let row = rows[2].join(" ");
-    let end = "80 running 3.21s 1000 3.41us/3.41us 1.50ms/1.50ms 64.0MiB 1.50GiB";
+    let end = "80 - running - - 3.21s 1000 3.41us/3.41us 1.50ms/1.50ms 64.0MiB 1.50GiB";
     assert!(row.ends_with(end), "{row}");
-    assert!(rows[1].join(" ").ends_with("20 idle - 0 - - 0B 0B"), "{text}");
+    assert!(rows[1].join(" ").ends_with("20 - idle - - - 0 - - 0B 0B"), "{text}");
     assert!(rows[3].join(" ").contains("ended 0 s ago") || rows[3].join(" ").contains("s ago"), "{text}");
 }
 

@@ -67,6 +67,27 @@ pub fn command(pid: u32) -> Option<String> {
     (!line.is_empty()).then(|| aishim_abi::layout::text_of(&line))
 }
 
+/// Name of the program by its own account: its first argument without folders.
+#[must_use]
+pub fn program(pid: u32) -> Option<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let first = line.split(|byte| *byte == 0).next()?;
+    let name = first.rsplit(|byte| *byte == b'/').next()?;
+    (!name.is_empty()).then(|| aishim_abi::layout::text_of(name))
+}
+
+/// Control group of a process (cgroups(7)): its path in the unified hierarchy, or where that is not in use those in the others.
+#[must_use]
+pub fn cgroups(pid: u32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let unified = text.lines().find_map(|line| line.strip_prefix("0::")).filter(|path| *path != "/");
+    let others = || text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    Some(match unified {
+        Some(path) => vec![path.to_owned()],
+        None => others().map(str::to_owned).collect(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,10 +1,11 @@
 //! Who may take part, how important they may be, and whether a process is the one it says.
 
-use crate::config::{Config, Who};
+use crate::config::{Config, Rule, Who};
+use crate::glob::Glob;
 use aishim_abi::channel::Channel;
 use aishim_abi::client_page::Identity as Claim;
 use aishim_abi::credentials::Credentials;
-use aishim_abi::rank::Priority;
+use aishim_abi::rank::{Class, Priority, Weight};
 use aishim_observe::procfs;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags};
@@ -57,6 +58,10 @@ pub(crate) struct Rules {
 pub(crate) struct Rights {
     /// The highest priority they may give.
     pub(crate) limit: Priority,
+    /// The class of a process that wishes no class and no priority.
+    pub(crate) class: Option<Class>,
+    /// The weight of a process that wishes none, and the most it may have.
+    pub(crate) weight: Option<Weight>,
     /// Most clients they may have; none: as many as there is room for.
     pub(crate) clients: Option<usize>,
     /// Whether all is theirs to change.
@@ -73,36 +78,80 @@ impl Rules {
         &self.config
     }
 
-    /// What the user of that process may; none where they may not take part.
+    /// What that process may as a client; none where it may not take part.
     pub(crate) fn rights(&self, uid: u32, pid: Option<u32>) -> Option<Rights> {
-        let is_by_group = |rule: &crate::config::Rule| matches!(rule.who, Who::Group(_));
-        let groups = if self.config.rules.iter().any(is_by_group) { pid.and_then(procfs::groups) } else { None };
-        self.rights_in(uid, &groups.unwrap_or_default())
+        self.rights_of(&self.profile(uid, pid, true))
     }
 
-    fn rights_in(&self, uid: u32, groups: &[u32]) -> Option<Rights> {
-        let is_master = uid == 0 || uid == self.owner;
-        let fits = |who| match who {
-            Who::User(user) => user == uid,
-            Who::Group(group) => groups.contains(&group),
-        };
-        let rule = self.config.rules.iter().find(|rule| fits(rule.who));
+    /// What the user of that process may ask for others: rules over commands and control groups are about those that they fit, and
+    /// not about what asks.
+    pub(crate) fn rights_of_user(&self, uid: u32, pid: Option<u32>) -> Option<Rights> {
+        self.rights_of(&self.profile(uid, pid, false))
+    }
+
+    /// Asks the kernel for no more than there are rules about.
+    fn profile(&self, uid: u32, pid: Option<u32>, is_client: bool) -> Profile {
+        let asks = |names: fn(&Rule) -> bool| pid.filter(|_| self.config.rules.iter().any(names));
+        let client = |names| asks(names).filter(|_| is_client);
+        let commands = client(|rule| rule.command.is_some());
+        let groups = asks(|rule| matches!(rule.who, Some(Who::Group(_)))).and_then(procfs::groups);
+        let program = commands.and_then(procfs::program);
+        Profile {
+            uid,
+            groups: groups.unwrap_or_default(),
+            commands: program.into_iter().chain(commands.and_then(procfs::command)).collect(),
+            cgroups: client(|rule| rule.cgroup.is_some()).and_then(procfs::cgroups).unwrap_or_default(),
+        }
+    }
+
+    fn rights_of(&self, profile: &Profile) -> Option<Rights> {
+        let is_master = profile.uid == 0 || profile.uid == self.owner;
+        let rule = self.config.rules.iter().find(|rule| profile.fits(rule));
         let usual = if is_master { Priority::HIGHEST } else { self.config.highest_priority };
         rule.is_none_or(|rule| rule.allow).then(|| Rights {
             limit: rule.and_then(|rule| rule.highest_priority).unwrap_or(usual),
+            class: rule.and_then(|rule| rule.class),
+            weight: rule.and_then(|rule| rule.weight),
             clients: (!is_master).then_some(self.config.clients_per_user),
             is_master,
         })
     }
 }
 
+/// What rules ask about a process.
+#[derive(Clone, Debug, Default)]
+struct Profile {
+    uid: u32,
+    groups: Vec<u32>,
+    /// Its program's name and its command line.
+    commands: Vec<String>,
+    cgroups: Vec<String>,
+}
+
+impl Profile {
+    fn fits(&self, rule: &Rule) -> bool {
+        let is_theirs = rule.who.is_none_or(|who| match who {
+            Who::User(user) => user == self.uid,
+            Who::Group(group) => self.groups.contains(&group),
+        });
+        let fits_one = |glob: &Option<Glob>, texts: &[String]| {
+            glob.as_ref().is_none_or(|glob| texts.iter().any(|text| glob.fits(text)))
+        };
+        is_theirs && fits_one(&rule.command, &self.commands) && fits_one(&rule.cgroup, &self.cgroups)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Rule;
 
     fn rules() -> Rules {
-        let rule = |who, allow, number| Rule { who, allow, highest_priority: Priority::new(number) };
+        let rule = |who, allow, number| Rule {
+            who: Some(who),
+            allow,
+            highest_priority: Priority::new(number),
+            ..Rule::default()
+        };
         let rules = vec![
             rule(Who::User(7), true, 90),
             rule(Who::Group(50), true, 60),
@@ -112,9 +161,40 @@ mod tests {
         Rules::new(Config { rules, ..Config::default() }, 1000)
     }
 
+    fn profile(uid: u32, groups: &[u32]) -> Profile {
+        Profile { uid, groups: groups.to_vec(), ..Profile::default() }
+    }
+
+    #[test]
+    fn rules_name_commands_and_control_groups() {
+        let rule = |command: Option<&str>, cgroup: Option<&str>, class| Rule {
+            command: command.map(Glob::new),
+            cgroup: cgroup.map(Glob::new),
+            class: Some(class),
+            allow: true,
+            ..Rule::default()
+        };
+        let rules = vec![
+            rule(Some("*train*"), Some("/slurm/*"), Class::Batch),
+            rule(Some("serve"), None, Class::Inference),
+            rule(None, Some("/slurm/*"), Class::Normal),
+        ];
+        let rules = Rules::new(Config { rules, ..Config::default() }, 1000);
+        let class = |command: &str, cgroup: &str| {
+            let program = command.split(' ').next().unwrap().to_owned();
+            let (commands, cgroups) = (vec![program, command.to_owned()], vec![cgroup.to_owned()]);
+            rules.rights_of(&Profile { uid: 7, commands, cgroups, ..Profile::default() }).unwrap().class
+        };
+        assert_eq!(class("python train.py", "/slurm/job_1"), Some(Class::Batch), "all that it names fits");
+        assert_eq!(class("python train.py", "/user.slice"), None);
+        assert_eq!(class("serve --port 1", "/slurm/job_1"), Some(Class::Inference), "by the program's name");
+        assert_eq!(class("python infer.py", "/slurm/job_1"), Some(Class::Normal));
+        assert_eq!(rules.rights_of_user(7, Some(std::process::id())).unwrap().class, None, "not of what asks");
+    }
+
     #[test]
     fn the_first_rule_that_fits_counts() {
-        let limit = |uid, groups: &[u32]| rules().rights_in(uid, groups).map(|rights| rights.limit.number());
+        let limit = |uid, groups: &[u32]| rules().rights_of(&profile(uid, groups)).map(|rights| rights.limit.number());
         assert_eq!(limit(7, &[51]), Some(90));
         assert_eq!(limit(8, &[51, 50]), Some(60));
         assert_eq!(limit(8, &[51]), None);
@@ -125,7 +205,7 @@ mod tests {
 
     #[test]
     fn only_root_and_the_daemons_own_user_may_change_what_is_others() {
-        let is_master = |uid| rules().rights_in(uid, &[]).is_some_and(|rights| rights.is_master);
+        let is_master = |uid| rules().rights_of(&profile(uid, &[])).is_some_and(|rights| rights.is_master);
         assert!(is_master(0) && is_master(1000) && !is_master(7));
     }
 }

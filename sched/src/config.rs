@@ -11,6 +11,12 @@
 //! highest_priority = 100
 //!
 //! [[rule]]
+//! command = "*train*"       # of the program's name, or of the whole command line; * and ? stand for any characters, any one
+//! cgroup = "/slurm/*"       # all that a rule names has to fit
+//! class = "batch"           # of those that wish no class and no priority
+//! weight = 50               # of those that wish none, and the most that they may have
+//!
+//! [[rule]]
 //! group = "guests"
 //! allow = false             # their processes run as if there were no daemon
 //! ```
@@ -18,7 +24,8 @@
 //! A key that is not in this list, a name that nobody has, a number out of range: each is an error with its line, and the daemon
 //! does not start. A rule that is not understood must not be a rule that is not applied.
 
-use aishim_abi::rank::{PolicyKind, Priority};
+use crate::glob::Glob;
+use aishim_abi::rank::{Class, PolicyKind, Priority, Weight};
 use aishim_observe::user;
 use serde::Deserialize;
 use std::fmt;
@@ -48,11 +55,19 @@ pub struct Config {
     pub rules: Vec<Rule>,
 }
 
-/// What holds for some users.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What holds for some processes: those for which all fits that it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// For whom.
-    pub who: Who,
+    /// Whose they are.
+    pub who: Option<Who>,
+    /// Their program's name or whole command line, which is what they say of themselves.
+    pub command: Option<Glob>,
+    /// Their control group.
+    pub cgroup: Option<Glob>,
+    /// The class of those that wish no class and no priority.
+    pub class: Option<Class>,
+    /// The weight of those that wish none, and the most that they may have.
+    pub weight: Option<Weight>,
     /// Whether they may take part.
     pub allow: bool,
     /// The highest priority they may give; none: as without a rule.
@@ -150,6 +165,10 @@ struct File {
 struct FileRule {
     user: Option<Spanned<NameOrNumber>>,
     group: Option<Spanned<NameOrNumber>>,
+    command: Option<String>,
+    cgroup: Option<String>,
+    class: Option<Spanned<String>>,
+    weight: Option<Spanned<u32>>,
     highest_priority: Option<Spanned<u32>>,
     #[serde(default = "yes")]
     allow: bool,
@@ -202,11 +221,23 @@ impl FileRule {
         let place = rule.span();
         let rule = rule.into_inner();
         let who = match (rule.user, rule.group) {
-            (Some(named), None) => Who::User(number_of("user", named, user::uid_named)?),
-            (None, Some(named)) => Who::Group(number_of("group", named, user::gid_named)?),
-            _ => return Err(Wrong::new("a rule names a user or a group, and not both".to_owned(), place)),
+            (Some(named), None) => Some(Who::User(number_of("user", named, user::uid_named)?)),
+            (None, Some(named)) => Some(Who::Group(number_of("group", named, user::gid_named)?)),
+            (None, None) if rule.command.is_some() || rule.cgroup.is_some() => None,
+            _ => {
+                let what = "a rule names a user or a group, and not both, or a command or a cgroup";
+                return Err(Wrong::new(what.to_owned(), place));
+            }
         };
-        Ok(Rule { who, allow: rule.allow, highest_priority: priority(rule.highest_priority)? })
+        Ok(Rule {
+            who,
+            command: rule.command.as_deref().map(Glob::new),
+            cgroup: rule.cgroup.as_deref().map(Glob::new),
+            class: rule.class.as_ref().map(class).transpose()?,
+            weight: rule.weight.as_ref().map(weight).transpose()?,
+            allow: rule.allow,
+            highest_priority: priority(rule.highest_priority)?,
+        })
     }
 }
 
@@ -224,6 +255,17 @@ fn priority(number: Option<Spanned<u32>>) -> Result<Option<Priority>, Wrong> {
     let Some(number) = number else { return Ok(None) };
     let out_of_range = || Wrong::new(format!("a priority is from 0 to 100, not {}", number.get_ref()), number.span());
     Priority::new(*number.get_ref()).ok_or_else(out_of_range).map(Some)
+}
+
+fn class(name: &Spanned<String>) -> Result<Class, Wrong> {
+    let class = Class::from_name(name.get_ref()).filter(|class| *class != Class::Unclassified);
+    let unknown = || format!("there is no class `{}`; there are inference, normal, batch, auto", name.get_ref());
+    class.ok_or_else(|| Wrong::new(unknown(), name.span()))
+}
+
+fn weight(number: &Spanned<u32>) -> Result<Weight, Wrong> {
+    let out_of_range = || format!("a weight is from 1 to 10000, not {}", number.get_ref());
+    Weight::new(*number.get_ref()).ok_or_else(|| Wrong::new(out_of_range(), number.span()))
 }
 
 fn policy(name: Spanned<String>) -> Result<PolicyKind, Wrong> {
@@ -252,7 +294,7 @@ mod tests {
     #[test]
     fn rules_name_users_and_groups_by_name_and_number() {
         let text = "[[rule]]\nuser = 'root'\nhighest_priority = 7\n[[rule]]\ngroup = 12\nallow = false";
-        let rule = |who, allow, highest| Rule { who, allow, highest_priority: highest };
+        let rule = |who, allow, highest| Rule { who: Some(who), allow, highest_priority: highest, ..Rule::default() };
         let expected = [rule(Who::User(0), true, Priority::new(7)), rule(Who::Group(12), false, None)];
         assert_eq!(parse(text).unwrap().rules, expected);
     }
@@ -270,6 +312,9 @@ mod tests {
             ("[[rule]]\nuser = 'nobody of that name'", "line 2", "nobody of that name"),
             ("[[rule]]\ngroup = 'x y'", "line 2", "x y"),
             ("[[rule]]\nuser = 1\nhighest_priority = 101", "line 3", "101"),
+            ("[[rule]]\ncommand = 'x'\nclass = 'best'", "line 3", "inference, normal, batch, auto"),
+            ("[[rule]]\ncgroup = 'x'\nweight = 0", "line 3", "10000"),
+            ("[[rule]]\ncommand = 'x'\nnice = 3", "line 3", "nice"),
             ("policy = 'best'", "line 1", "off, priority, fair"),
         ];
         for (text, line, word) in cases {

@@ -6,7 +6,7 @@
 //!
 //! | module | what lives there |
 //! | --- | --- |
-//! | [`config`], `admission` | settings and rules; who may what; whether a process is the one it says |
+//! | [`config`], [`glob`], `admission` | settings and rules, their patterns; who may what; whether a process is the one it says |
 //! | `instance`, `listener`, `systemd`, `signals` | one daemon a directory, its socket, what the system wants of it |
 //! | `server`, `connection`, `requests` | the loop, what a connection may cost, what each request does |
 //! | `roster`, `peers` | who is there, with the board kept up; who has to be told of whom |
@@ -26,6 +26,7 @@ mod clock;
 pub mod config;
 mod connection;
 pub mod daemon;
+pub mod glob;
 mod gpus;
 mod instance;
 mod listener;

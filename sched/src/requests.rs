@@ -4,10 +4,12 @@ use crate::admission::Rights;
 use crate::connection::With;
 use crate::roster::{Newcomer, Refusal};
 use crate::server::{Server, refusal};
+use aishim_abi::board::Entry;
 use aishim_abi::client_page::{Identity, PageView};
 use aishim_abi::message::{
-    Answer, AskStatus, Done, Hello, Name, Reason, Request, SetPolicy, SetPriority, Status, UsesGpu, Version, Welcome,
+    Answer, AskStatus, Done, Hello, Name, Reason, Request, SetClient, SetPolicy, Status, UsesGpu, Version, Welcome,
 };
+use aishim_abi::rank::{Class, Weight};
 use rustix::fd::OwnedFd;
 
 impl Server {
@@ -21,7 +23,7 @@ impl Server {
             },
             Request::AskStatus(AskStatus { version: Version }) => Ok(Some((self.status(), With::Board))),
             Request::SetPolicy(set) => self.set_policy(number, &set, now_ns).map(Some),
-            Request::SetPriority(set) => self.set_priority(number, &set, now_ns).map(Some),
+            Request::SetClient(set) => self.set_client(number, &set, now_ns).map(Some),
         };
         match done {
             Ok(Some((answer, with))) => self.say(number, answer, with, now_ns),
@@ -51,6 +53,11 @@ impl Server {
         visitor.and_then(|visitor| self.rules.rights(visitor.uid, visitor.pid)).ok_or((Reason::NotAllowed, 0))
     }
 
+    fn rights_of_user(&self, number: u64) -> Result<Rights, Refusal> {
+        let visitor = self.connections.get(&number).map(|connection| &connection.visitor);
+        visitor.and_then(|visitor| self.rules.rights_of_user(visitor.uid, visitor.pid)).ok_or((Reason::NotAllowed, 0))
+    }
+
     fn hello(
         &mut self,
         number: u64,
@@ -68,7 +75,11 @@ impl Server {
         let rights = self.rights(number)?;
         let page = page.and_then(|page| PageView::open(page).ok()).filter(|page| page.identity() == claim);
         let page = page.ok_or((Reason::BadPage, 0))?;
-        let wished = hello.priority.or(hello.class.priority()).unwrap_or(self.rules.config().default_priority);
+        let says_nothing = hello.priority.is_none() && hello.class == Class::Unclassified;
+        let class = rights.class.filter(|_| says_nothing).unwrap_or(hello.class);
+        let wished = hello.priority.or(class.priority()).unwrap_or(self.rules.config().default_priority);
+        let usual = rights.weight.unwrap_or(Weight::NORMAL);
+        let weight = hello.weight.unwrap_or(usual).min(rights.weight.unwrap_or(Weight::HIGHEST));
         let priority = wished.min(rights.limit);
         let newcomer = Newcomer {
             pid,
@@ -77,7 +88,9 @@ impl Server {
             start_ticks: hello.start_ticks,
             priority,
             limit: rights.limit,
-            weight: hello.weight,
+            weight,
+            class,
+            follows: class == Class::Auto && hello.priority.is_none(),
             job: hello.job.clone(),
             gpus: hello.gpus.clone(),
             page,
@@ -104,7 +117,7 @@ impl Server {
     }
 
     fn set_policy(&mut self, number: u64, set: &SetPolicy, now_ns: u64) -> Result<(Answer, With), Refusal> {
-        if !self.rights(number)?.is_master {
+        if !self.rights_of_user(number)?.is_master {
             return Err((Reason::NotYours, 0));
         }
         self.roster.set_policy(set.uuid, set.policy, now_ns)?;
@@ -113,20 +126,38 @@ impl Server {
     }
 
     /// A user lowers what is theirs freely, and raises it to their own limit; root and the daemon's user do so with all.
-    fn set_priority(&mut self, number: u64, set: &SetPriority, now_ns: u64) -> Result<(Answer, With), Refusal> {
-        let rights = self.rights(number)?;
+    fn set_client(&mut self, number: u64, set: &SetClient, now_ns: u64) -> Result<(Answer, With), Refusal> {
+        let rights = self.rights_of_user(number)?;
         let uid = self.connections.get(&number).map(|connection| connection.visitor.uid);
         let slot = set.slot as usize;
         let client = self.roster.client(slot).filter(|client| client.entry.generation == set.generation);
-        let entry = client.ok_or((Reason::NoSuchClient, 0))?.entry;
+        let client = client.ok_or((Reason::NoSuchClient, 0))?;
+        let (entry, client_follows) = (client.entry, client.follows());
         if uid != Some(entry.uid) && !rights.is_master {
             return Err((Reason::NotYours, 0));
         }
-        if set.priority > rights.limit {
-            return Err((Reason::AboveLimit, rights.limit.number()));
+        // What rules allow a process may be more than its user's other processes may, or less.
+        let limit = if rights.is_master { rights.limit.max(entry.limit) } else { entry.limit };
+        let priority = set.priority.or(set.class.and_then(Class::priority)).unwrap_or(entry.priority);
+        if priority > limit {
+            return Err((Reason::AboveLimit, limit.number()));
         }
-        self.roster.set_priority(slot, set.priority, entry.limit.max(set.priority), now_ns);
-        tracing::info!("process {} has priority {}", entry.pid, set.priority);
+        let follows = match (set.priority, set.class) {
+            (Some(_), _) => false,
+            (None, Some(class)) => class == Class::Auto,
+            (None, None) => client_follows,
+        };
+        let (class, weight) = (set.class.unwrap_or(entry.class), set.weight.unwrap_or(entry.weight));
+        let heaviest = self.rules.rights(entry.uid, Some(entry.pid)).and_then(|its| its.weight);
+        if let Some(heaviest) =
+            heaviest.filter(|heaviest| weight > *heaviest && set.weight.is_some() && !rights.is_master)
+        {
+            return Err((Reason::WeightAboveLimit, heaviest.number()));
+        }
+        let changed = Entry { priority, class, weight, limit: entry.limit.max(priority), ..entry };
+        self.roster.set(slot, &changed, follows, now_ns);
+        let weight = weight.number();
+        tracing::info!("process {} has class {class}, priority {priority}, weight {weight}", entry.pid);
         Ok((Done {}.into(), With::Nothing))
     }
 }
@@ -135,6 +166,11 @@ impl Server {
 fn is_refused_alone(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::AboveLimit | Reason::NotYours | Reason::NoSuchClient | Reason::NoSuchPolicy | Reason::NoSuchGpu
+        Reason::AboveLimit
+            | Reason::WeightAboveLimit
+            | Reason::NotYours
+            | Reason::NoSuchClient
+            | Reason::NoSuchPolicy
+            | Reason::NoSuchGpu
     )
 }

@@ -10,7 +10,7 @@ use aishim_abi::board::{Entry, JOB_MAX};
 use aishim_abi::board_writer::Board;
 use aishim_abi::client_page::PageView;
 use aishim_abi::message::{Gpus as NamedGpus, Job, Reason};
-use aishim_abi::rank::{PolicyKind, Priority, Uuid, Weight};
+use aishim_abi::rank::{Class, ClassReason, PolicyKind, Priority, Uuid, Weight};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most GPUs that one client may use.
@@ -18,6 +18,10 @@ const GPUS_PER_CLIENT: u32 = 16;
 
 /// How long a look at the pages can wait for something else that is due.
 const LOOK_SLACK_NS: u64 = 500_000;
+
+/// How often it is looked at what the behaviour of those suggests who follow that. So often at most does such a one change its rank,
+/// whatever it writes.
+const SUGGESTION_NS: u64 = 250_000_000;
 
 /// Why something is not done, and the limit that was reached, where it is one.
 pub(crate) type Refusal = (Reason, u32);
@@ -39,6 +43,10 @@ pub(crate) struct Newcomer {
     pub(crate) limit: Priority,
     /// Its share.
     pub(crate) weight: Weight,
+    /// What kind of work it does, as was said.
+    pub(crate) class: Class,
+    /// Whether its priority is to be what its behaviour suggests.
+    pub(crate) follows: bool,
     /// The job it is part of.
     pub(crate) job: Job,
     /// The GPUs it uses.
@@ -54,11 +62,18 @@ pub(crate) struct Client {
     pub(crate) page: PageView,
     job: Option<(u32, Job)>,
     watched: Watched,
+    /// Its priority is what its behaviour suggests.
+    follows: bool,
 }
 
 impl Client {
     fn id(&self, slot: usize) -> ClientId {
         ClientId { slot: slot as u32, generation: self.entry.generation }
+    }
+
+    /// Whether its priority is what its behaviour suggests.
+    pub(crate) fn follows(&self) -> bool {
+        self.follows
     }
 
     fn standing(&self) -> Standing {
@@ -91,13 +106,15 @@ pub(crate) struct Roster {
     jobs_made: u32,
     generations: u64,
     changed: BTreeSet<usize>,
+    /// When it was last looked at what is suggested.
+    suggested_ns: u64,
 }
 
 impl Roster {
     pub(crate) fn new(board: Board, gpus: Gpus) -> Self {
         let clients = (0..board.slots()).map(|_| None).collect();
         let (jobs, changed) = (BTreeMap::new(), BTreeSet::new());
-        Self { board, gpus, clients, count: 0, jobs, jobs_made: 0, generations: 0, changed }
+        Self { board, gpus, clients, count: 0, jobs, jobs_made: 0, generations: 0, changed, suggested_ns: 0 }
     }
 
     pub(crate) fn board(&self) -> &Board {
@@ -147,9 +164,10 @@ impl Roster {
             rank: newcomer.priority,
             limit: newcomer.limit,
             weight: newcomer.weight,
+            class: newcomer.class,
         };
         let watched = Watched::default();
-        let client = Client { entry, page: newcomer.page, job, watched };
+        let client = Client { entry, page: newcomer.page, job, watched, follows: newcomer.follows };
         let (id, standing, places) = (client.id(slot), client.standing(), client.places());
         if let Some(place) = self.clients.get_mut(slot) {
             *place = Some(client);
@@ -199,11 +217,12 @@ impl Roster {
         Ok(())
     }
 
-    /// Gives a client another priority.
-    pub(crate) fn set_priority(&mut self, slot: usize, priority: Priority, limit: Priority, now_ns: u64) {
+    /// Gives a client another class, priority, limit or weight, and says whether its priority is to be what its behaviour suggests.
+    pub(crate) fn set(&mut self, slot: usize, to: &Entry, follows: bool, now_ns: u64) {
         let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
-        client.entry.priority = priority;
-        client.entry.limit = limit;
+        let Entry { priority, limit, weight, class, .. } = *to;
+        client.follows = follows;
+        client.entry = Entry { priority, limit, weight, class, ..client.entry };
         if client.job.is_none() {
             client.entry.rank = priority;
         }
@@ -248,6 +267,26 @@ impl Roster {
             }
         }
         self.gpus.pass_time(now_ns, &mut self.board);
+        if now_ns.saturating_sub(self.suggested_ns) >= SUGGESTION_NS {
+            self.suggested_ns = now_ns;
+            self.follow_suggestions(now_ns);
+        }
+    }
+
+    /// Gives those who follow it the priority of the class that their behaviour suggests, their limit permitting.
+    fn follow_suggestions(&mut self, now_ns: u64) {
+        for slot in 0..self.clients.len() {
+            let Some(client) = self.client(slot).filter(|client| client.follows) else { continue };
+            let figures = client.page.figures();
+            let class = figures.class_suggested.filter(|_| client.page.check().is_ok());
+            let Some((class, priority)) = class.and_then(|class| Some((class, class.priority()?))) else { continue };
+            let entry = Entry { priority: priority.min(client.entry.limit), ..client.entry };
+            if entry.priority != client.entry.priority {
+                let why = ClassReason::from_number(figures.class_reason).unwrap_or(ClassReason::Unseen);
+                tracing::info!("process {} looks like {class} ({why}): priority {}", entry.pid, entry.priority);
+                self.set(slot, &entry, true, now_ns);
+            }
+        }
     }
 
     /// When something is due next.
@@ -255,6 +294,9 @@ impl Roster {
         let watched = self.gpus.watched();
         let looks = self.iter().filter(|(_, client)| client.entry.gpus & watched != 0);
         let look_ns = looks.map(|(_, client)| client.watched.look_again_ns(now_ns)).min();
+        let follows = self.iter().any(|(_, client)| client.follows);
+        let suggestion_ns = follows.then(|| self.suggested_ns.saturating_add(SUGGESTION_NS));
+        let look_ns = look_ns.into_iter().chain(suggestion_ns).min();
         let (Some(look_ns), Some(wake_ns)) = (look_ns, self.gpus.wake_ns()) else {
             return look_ns.or(self.gpus.wake_ns());
         };
@@ -420,6 +462,8 @@ mod tests {
             priority: Priority::NORMAL,
             limit: Priority::HIGHEST,
             weight: Weight::NORMAL,
+            class: Class::Unclassified,
+            follows: false,
             job: Job::new(""),
             gpus: NamedGpus::new(gpus.iter().map(|number| uuid(*number))),
             page: PageView::open(passed).unwrap(),
@@ -472,6 +516,26 @@ mod tests {
         assert_eq!(policies(&seen), [PolicyKind::Off; 3]);
         // Each policy was told once of each client, or `LastWins` would not let it leave.
         roster.remove(0, 0);
+    }
+
+    #[test]
+    fn who_follows_suggestions_has_the_priority_of_the_class_suggested_up_to_its_limit() {
+        let (mut roster, seen) = roster();
+        let (mut one, page) = newcomer(11, &[1]);
+        (one.class, one.follows, one.limit) = (Class::Auto, true, Priority::new(60).unwrap());
+        let (two, other) = newcomer(12, &[1]);
+        roster.admit(one, None, 0).unwrap();
+        roster.admit(two, None, 0).unwrap();
+        let suggest = |page: &OwnPage, number| page.page().unwrap().class_suggested.store(number, Relaxed);
+        let priorities = |seen: &BoardView| seen.entries().map(|(_, e)| e.priority.number()).collect::<Vec<_>>();
+        suggest(&other, Class::Inference.number());
+        for (number, expected) in [(Class::Inference.number(), 60), (77, 60), (Class::Batch.number(), 5), (0, 5)] {
+            suggest(&page, number);
+            let now_ns = roster.wake_ns(0).unwrap().max(roster.suggested_ns + SUGGESTION_NS);
+            roster.tick(now_ns);
+            assert_eq!(priorities(&seen), [expected, 20], "{number}; the other has not asked for it");
+        }
+        assert_eq!(seen.entry(0).unwrap().class, Class::Auto);
     }
 
     #[test]

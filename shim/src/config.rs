@@ -10,6 +10,7 @@
 //! * *A size and a factor:* nobody thinks of memory so.
 
 use crate::log;
+use aishim_abi::rank::Class;
 use aishim_abi::variables::{self, Variable};
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -25,6 +26,10 @@ pub(crate) struct Config {
     pub(crate) priority: u32,
     /// The same, where it was asked for.
     pub(crate) priority_wished: Option<u32>,
+    /// `AISHIM_CLASS`.
+    pub(crate) class: Class,
+    /// `AISHIM_WEIGHT`, where it was asked for.
+    pub(crate) weight_wished: Option<u32>,
     /// The job that the process is part of; empty for none.
     pub(crate) job: String,
     /// Whether copies of pageable memory are staged.
@@ -87,8 +92,10 @@ impl Config {
         complain();
         Self {
             pool: PoolSettings::from_environment(),
-            priority: number(c"AISHIM_PRIORITY").unwrap_or(DEFAULT_PRIORITY) as u32,
+            priority: number(c"AISHIM_PRIORITY").unwrap_or_else(usual_priority) as u32,
             priority_wished: number(c"AISHIM_PRIORITY").map(|number| number as u32),
+            class: class(),
+            weight_wished: number(c"AISHIM_WEIGHT").map(|number| number as u32),
             job: job(),
             copying: raw(c"AISHIM_COPY").is_none_or(|v| v != b"off"),
             sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
@@ -96,6 +103,17 @@ impl Config {
             trace: raw(c"AISHIM_TRACE").filter(|v| !v.is_empty()).map(|v| PathBuf::from(OsStr::from_bytes(v))),
         }
     }
+}
+
+/// `AISHIM_CLASS`; a word that it does not take says nothing.
+fn class() -> Class {
+    let named = raw(c"AISHIM_CLASS").and_then(|value| std::str::from_utf8(value).ok()).and_then(Class::from_name);
+    named.unwrap_or(Class::Unclassified)
+}
+
+/// The priority of a process that wishes none.
+fn usual_priority() -> u64 {
+    class().priority().map_or(DEFAULT_PRIORITY, |priority| priority.number().into())
 }
 
 /// `AISHIM_JOB`, else what torchrun calls its runs, which all of its processes have in common.

@@ -12,6 +12,7 @@
 //! | `segment`, `thread`, `clock`, `hot` | counting: the published segment, a thread's shard of it, time stamps; what every launch reads |
 //! | `sampling` | GPU time by event pairs |
 //! | `gate/` | the coordinator's client: what others are told of our work, and where launches wait for theirs |
+//! | `behaviour/` | what kind of work the process seems to do |
 //! | `copies/` | copies between pageable memory and the device, staged through page-locked memory by several threads |
 //! | `pinned`, `gpu_fence`, `placement` | the pool of pinned memory in this process, when the GPU is done with a block, on which node slabs lie |
 //! | `block_notes` | what a program has asked or set about single blocks |
@@ -21,6 +22,7 @@
 
 #![cfg_attr(test, allow(dead_code, reason = "in unit tests nothing is exported, so nothing is reached"))]
 
+mod behaviour;
 mod block_notes;
 #[cfg(feature = "bypass")]
 mod bypass;

@@ -36,7 +36,7 @@ fn join(directory: &Path, number: u32, priority: Option<Priority>) -> (Channel, 
         generation: 7,
         class: Class::Unclassified,
         priority,
-        weight: Weight::NORMAL,
+        weight: Some(Weight::NORMAL),
         job: Job::new(""),
         gpus: Gpus::new([Uuid([1; 16])]),
     };

@@ -7,7 +7,7 @@ use aishim_abi::channel::{Channel, Received};
 use aishim_abi::client_page::{Figures, PageView};
 use aishim_abi::directory;
 use aishim_abi::message::{Answer, Hello, Peer, PeerGone, Request, Version, Welcome};
-use aishim_abi::rank::{PolicyKind, Priority, Uuid};
+use aishim_abi::rank::{PolicyKind, Priority, Uuid, Weight};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -186,7 +186,8 @@ impl State {
             priority,
             rank: priority,
             limit: Priority::HIGHEST,
-            weight: hello.weight,
+            weight: hello.weight.unwrap_or(Weight::NORMAL),
+            class: hello.class,
         };
         if let Some(uuid) = hello.gpus.iter().find(|uuid| *uuid != Uuid::NONE) {
             self.board.set_gpu(0, uuid);

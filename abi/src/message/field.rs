@@ -71,16 +71,19 @@ macro_rules! as_number {
     )*};
 }
 
-/// Stands for a priority that was not said.
-const NO_PRIORITY: u32 = u32::MAX;
+/// Stands for what was not said.
+const NOT_SAID: u32 = u32::MAX;
 
 as_number! {
     Version: |_| VERSION, |number| (number == VERSION).then_some(Version);
     Priority: |p| p.number(), Priority::new;
-    Option<Priority>: |p| p.map_or(NO_PRIORITY, Priority::number),
-        |number| if number == NO_PRIORITY { Some(None) } else { Priority::new(number).map(Some) };
-    Weight: |w| w.number(), Weight::new;
+    Option<Priority>: |p| p.map_or(NOT_SAID, Priority::number),
+        |number| if number == NOT_SAID { Some(None) } else { Priority::new(number).map(Some) };
+    Option<Weight>: |w| w.map_or(NOT_SAID, Weight::number),
+        |number| if number == NOT_SAID { Some(None) } else { Weight::new(number).map(Some) };
     Class: |c| c.number(), Class::from_number;
+    Option<Class>: |c| c.map_or(NOT_SAID, Class::number),
+        |number| if number == NOT_SAID { Some(None) } else { Class::from_number(number).map(Some) };
     PolicyKind: |p| p.number(), PolicyKind::from_number;
     Reason: |r| r.number(), Reason::from_number;
 }

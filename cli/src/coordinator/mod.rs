@@ -77,8 +77,10 @@ fn refused(answer: &Answer) -> Failure {
         Answer::Refused(Refused { reason: Reason::OtherVersion, version, .. }) => format!(
             "the coordinator speaks version {version} of the messages, and this aictl {VERSION}: use the one that came with it"
         ),
-        Answer::Refused(Refused { reason: Reason::AboveLimit, limit, .. }) => {
-            format!("the coordinator refuses: {}, which is {limit} for you", Reason::AboveLimit)
+        Answer::Refused(Refused {
+            reason: reason @ (Reason::AboveLimit | Reason::WeightAboveLimit), limit, ..
+        }) => {
+            format!("the coordinator refuses: {reason}, which is {limit} for you")
         }
         Answer::Refused(Refused { reason, .. }) => format!("the coordinator refuses: {reason}"),
         other => format!("the coordinator gave an answer that makes no sense here: {other:?}"),

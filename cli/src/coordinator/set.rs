@@ -1,26 +1,37 @@
-//! `aictl set`: another priority for a process that runs.
+//! `aictl set`: another priority, weight or class for a process that runs.
 
 use super::Coordinator;
 use crate::failure::Failure;
+use crate::run::wishes;
 use aishim_abi::board::Entry;
 use aishim_abi::board_reader::BoardView;
-use aishim_abi::message::{SetPriority, Version};
-use aishim_abi::rank::Priority;
+use aishim_abi::message::{SetClient, Version};
+use aishim_abi::rank::{Class, Priority, Weight};
 use aishim_observe::procfs::{self, Identity};
 use std::process::ExitCode;
 
-/// Gives a process that runs another priority
+/// Gives a process that runs another priority, weight or class
 ///
-/// It counts from the next launch on. The priority of one's own processes can be lowered and raised up to one's limit; above it,
+/// It counts from the next launch on. A class is the priority that goes with it (inference 80, normal 20, batch 5; auto: what its
+/// behaviour suggests); where a priority is given too, that counts. The priority of one's own processes can be lowered and raised up to one's limit; above it,
 /// and for processes of other users, that takes root or the user whose coordinator it is.
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["priority", "weight", "class"]))]
 pub(crate) struct Arguments {
     /// The process
     pid: u32,
 
     /// Its new priority, 0 to 100; higher is more important
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
-    priority: u32,
+    #[arg(long, value_name = "N", value_parser = wishes::priority)]
+    priority: Option<Priority>,
+
+    /// Its new share among those with whom it takes turns, 1 to 10000; 100 is usual
+    #[arg(long, value_name = "N", value_parser = wishes::weight)]
+    weight: Option<Weight>,
+
+    /// Its new class: inference, normal, batch or auto
+    #[arg(long, value_name = "CLASS", value_parser = wishes::class)]
+    class: Option<Class>,
 }
 
 /// Sets it.
@@ -28,9 +39,16 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut coordinator = Coordinator::find()?;
     let (_, board) = coordinator.status()?;
     let (slot, entry) = find(&board, arguments.pid).ok_or_else(|| missing(arguments.pid))?;
-    let priority = Priority::new(arguments.priority).unwrap_or(Priority::HIGHEST);
     let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-    coordinator.have_done(SetPriority { version: Version, slot, generation: entry.generation, priority })?;
+    let Arguments { priority, weight, class, .. } = *arguments;
+    coordinator.have_done(SetClient {
+        version: Version,
+        slot,
+        generation: entry.generation,
+        priority,
+        weight,
+        class,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

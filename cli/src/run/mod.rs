@@ -5,6 +5,7 @@
 //! child: aictl waits for it, hands signals on, and exits with its code, or 128+n, whoever asks.
 
 mod child;
+pub(crate) mod wishes;
 
 use crate::failure::{Failure, say};
 use crate::preload::{self, LD_PRELOAD};
@@ -14,6 +15,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
+use wishes::Wishes;
 
 /// Exit codes of shells (POSIX, Shell Command Language, 2.8.2).
 const NOT_FOUND: u8 = 127;
@@ -46,9 +48,14 @@ const CONTAINER_CLIENTS: &[&str] = &[
 /// Signals sent to aictl are passed on to CMD; what the terminal sends reaches CMD by itself. Exit code: that of CMD;
 /// 128+n when signal n ended it; 127 when CMD is not found, 126 when it cannot be executed; 1 when the library is missing.
 #[derive(clap::Args)]
-#[command(override_usage = "aictl run [--env KEY=VALUE]... -- CMD [ARGS]...")]
-#[command(after_help = "Example: aictl run --env AISHIM_POOL_MIB=512 -- python infer.py")]
+#[command(
+    override_usage = "aictl run [--class CLASS] [--priority N] [--weight N] [--env KEY=VALUE]... -- CMD [ARGS]..."
+)]
+#[command(after_help = "Example: aictl run --class inference --env AISHIM_POOL_MIB=512 -- python infer.py")]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    wishes: Wishes,
+
     /// Sets an environment variable for CMD; may be given more than once
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = assignment)]
     environment: Vec<(String, String)>,
@@ -82,6 +89,7 @@ pub(crate) fn main(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     let mut command = Command::new(&program);
     command.args(words);
+    arguments.wishes.apply(&mut command);
     command.env(LD_PRELOAD, preload_value(&library, &arguments.environment));
     let others = arguments.environment.iter().filter(|(k, _)| k != LD_PRELOAD);
     command.envs(others.map(|(k, v)| (k, v)));

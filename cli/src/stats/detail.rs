@@ -1,5 +1,6 @@
 //! One process in detail: its histograms drawn, and its pool.
 
+use super::order::Standing;
 use crate::units;
 use aishim_abi::layout::PassThrough;
 use aishim_abi::statistics::{ALL, Statistic};
@@ -16,6 +17,7 @@ const MISSES: &str = "pool_misses_";
 /// Everything about one process that does not fit into a row.
 pub(super) fn process(page: &mut String, process: &Process) {
     about(page, process);
+    Standing::of(process).details(page);
     histogram(page, "Host cost of a launch call", &process.launch);
     histogram(page, "GPU time of a launch (sampled)", &process.gpu);
     histogram(page, "Latency of a request", &process.request);

@@ -1,7 +1,9 @@
 //! The JSON document of `aictl stats --json`: raw numbers, units in the key names, null for what does not exist.
 
 use super::detail;
+use super::order::Standing;
 use crate::failure::Failure;
+use aishim_abi::rank::Class;
 use aishim_abi::reader::Hook;
 use aishim_abi::statistics::{ALL, Statistic};
 use aishim_observe::snapshot::Foreigner;
@@ -78,6 +80,13 @@ struct ProcessEntry<'a> {
     /// Hexadecimal: it is a name, not a number, and does not fit the numbers of every JSON reader.
     generation: String,
     priority: u32,
+    class: Option<&'static str>,
+    class_suggested: Option<&'static str>,
+    class_reason: Option<&'static str>,
+    weight: Option<u64>,
+    is_gated: bool,
+    gated_by_pid: Option<u64>,
+    gated_share_per_mille: Option<u64>,
     library_version: &'a str,
     driver_version: u32,
     devices: &'a [String],
@@ -194,6 +203,7 @@ impl<'a> GpuEntry<'a> {
 
 impl<'a> ProcessEntry<'a> {
     fn of(process: &'a Process) -> Self {
+        let standing = Standing::of(process);
         let histograms = Histograms {
             launch: HistogramEntry::of(&process.launch),
             gpu: HistogramEntry::of(&process.gpu),
@@ -209,6 +219,13 @@ impl<'a> ProcessEntry<'a> {
             start_ticks: process.start_ticks,
             generation: generation(process),
             priority: process.priority,
+            class: standing.class.map(Class::name),
+            class_suggested: standing.suggested.map(|(class, _)| class.name()),
+            class_reason: standing.suggested.map(|(_, reason)| reason.name()),
+            weight: standing.weight,
+            is_gated: standing.gated_by.is_some(),
+            gated_by_pid: standing.gated_by.filter(|pid| *pid != 0),
+            gated_share_per_mille: standing.gated_per_mille,
             library_version: &process.library_version,
             driver_version: process.driver_version,
             devices: &process.devices,

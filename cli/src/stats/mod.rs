@@ -2,6 +2,7 @@
 
 mod detail;
 pub(crate) mod document;
+mod order;
 mod table;
 
 use crate::failure::Failure;
@@ -24,8 +25,14 @@ pub(crate) const SIMULATED: &str = "SIMULATED GPU";
 /// For each GPU its utilisation, its memory and whether a new process can use
 /// it. For each process, running or ended in the last 10 minutes:
 ///
+///   PRIORITY, CLASS  how important it is, and what kind of work it does: what
+///                    was asked for, else in brackets what its behaviour
+///                    suggests
 ///   STATE            running (work on the GPU that no synchronisation has
-///                    ended yet), idle, or ended and how long ago
+///                    ended yet), idle, gated (a launch waits for others) and
+///                    by which process, or ended and how long ago
+///   GATED            share of the last second in which a launch waited
+///   WEIGHT           its share among those with whom it takes turns
 ///   GPU-TIME         time it had the GPU, estimated from sampled launches
 ///   LAUNCHES         kernels and graphs launched
 ///   LAUNCH p50/p99   what a launch call costs the calling thread: median
@@ -37,8 +44,8 @@ pub(crate) const SIMULATED: &str = "SIMULATED GPU";
 ///
 /// A dash stands for a figure that does not exist: nothing was measured.
 /// Processes that the driver sees on a GPU and that publish nothing are listed
-/// as not under aishim. With PID, the histograms and the pool of pinned memory
-/// of that process are added.
+/// as not under aishim. With PID, the class that its behaviour suggests and why,
+/// its histograms and its pool of pinned memory are added.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Arguments {

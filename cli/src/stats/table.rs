@@ -1,5 +1,6 @@
 //! The GPUs and the processes as tables.
 
+use super::order::{self, Standing};
 use crate::units;
 use aishim_abi::statistics::Statistic;
 use aishim_observe::snapshot::Foreigner;
@@ -61,7 +62,10 @@ pub(super) fn processes(page: &mut String, processes: &[&Process], columns: Opti
         left("USER"),
         left("COMMAND"),
         right("PRIORITY"),
+        left("CLASS"),
         left("STATE"),
+        right("GATED"),
+        right("WEIGHT"),
         right("GPU-TIME"),
         right("LAUNCHES"),
         right("LAUNCH p50/p99"),
@@ -79,12 +83,16 @@ pub(super) fn processes(page: &mut String, processes: &[&Process], columns: Opti
 }
 
 fn row(process: &Process, now: SystemTime) -> Vec<String> {
+    let standing = Standing::of(process);
     vec![
         process.pid.to_string(),
         cut(&process.user, USER),
         process.command.clone(),
         process.priority.to_string(),
+        standing.class_word(),
         state(process, now),
+        units::or_dash(standing.gated_per_mille.map(|share| format!("{}.{} %", share / 10, share % 10))),
+        units::or_dash(standing.weight.map(|weight| weight.to_string())),
         units::or_dash(process.gpu_time_ns().map(units::duration)),
         units::count(process.launches),
         percentiles(&process.launch),
@@ -96,6 +104,9 @@ fn row(process: &Process, now: SystemTime) -> Vec<String> {
 
 /// The state in words, such as `ended 12 s ago`.
 pub(crate) fn state(process: &Process, now: SystemTime) -> String {
+    if let Some(gated) = order::state(process, &Standing::of(process)) {
+        return gated;
+    }
     let age = process.ended.map(|when| now.duration_since(when).unwrap_or_default());
     match process.state {
         State::Running => "running".to_owned(),

@@ -40,6 +40,32 @@ fn a_wish_above_the_limit_is_granted_as_the_limit_and_set_above_it_refused() {
 }
 
 #[test]
+fn class_and_weight_are_set_together_with_a_priority_or_not_at_all() {
+    use aishim_abi::message::{SetClient, Version};
+    use aishim_abi::rank::{Class, Priority, Weight};
+    let uid = rustix::process::geteuid().as_raw();
+    let daemon = Daemon::with_config(&format!("[[rule]]\nuser = {uid}\nhighest_priority = 60\nclass = 'batch'"));
+    let mut client = daemon.client();
+    assert_eq!(client.tell("hello - - 1"), "welcome 0 5 60", "the class of the rule");
+    let entry = || daemon.board().entry(0).unwrap();
+    let set = |priority: Option<u32>, weight: Option<u32>, class| {
+        let (slot, generation) = (0, entry().generation);
+        let (priority, weight) = (priority.and_then(Priority::new), weight.and_then(Weight::new));
+        daemon.ask(SetClient { version: Version, slot, generation, priority, weight, class })
+    };
+    let of = |entry: aishim_abi::board::Entry| (entry.priority.number(), entry.weight.number(), entry.class);
+    assert_eq!(of(entry()), (5, 100, Class::Batch));
+    assert!(matches!(set(Some(50), Some(7), Some(Class::Inference)), Answer::Done(_)));
+    assert_eq!(of(entry()), (50, 7, Class::Inference), "the number goes before the class");
+    let Answer::Refused(answer) = set(None, Some(9), Some(Class::Inference)) else { panic!("not refused") };
+    assert_eq!((answer.reason, answer.limit), (Reason::AboveLimit, 60));
+    assert_eq!(of(entry()), (50, 7, Class::Inference), "nothing of it is done");
+    assert!(matches!(set(None, Some(9), None), Answer::Done(_)));
+    assert!(matches!(set(None, None, Some(Class::Normal)), Answer::Done(_)));
+    assert_eq!(of(entry()), (20, 9, Class::Normal));
+}
+
+#[test]
 fn a_user_whom_the_rules_exclude_is_refused() {
     let uid = rustix::process::geteuid().as_raw();
     let daemon = Daemon::with_config(&format!("[[rule]]\nuser = {uid}\nallow = false"));

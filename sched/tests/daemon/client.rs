@@ -72,7 +72,7 @@ impl State {
             generation: 7,
             class: Class::from_name(priority).unwrap_or(Class::Unclassified),
             priority: priority.parse().ok().and_then(Priority::new),
-            weight: Weight::NORMAL,
+            weight: Some(Weight::NORMAL),
             job: Job::new(job.trim_matches('-')),
             gpus: Gpus::new(gpus.iter().map(|number| uuid(number))),
         };
@@ -222,7 +222,7 @@ fn uuid(number: &str) -> Uuid {
 }
 
 /// Numbers that look random (xorshift), the same for each seed.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -232,7 +232,7 @@ impl Random {
         self.0
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() >> 32) as usize % limit
     }
 }

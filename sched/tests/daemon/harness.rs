@@ -2,7 +2,7 @@
 
 use aishim_abi::board_reader::BoardView;
 use aishim_abi::channel::Channel;
-use aishim_abi::message::{Answer, AskStatus, Reason, Request, SetPolicy, SetPriority, Version};
+use aishim_abi::message::{Answer, AskStatus, Reason, Request, SetClient, SetPolicy, Version};
 use aishim_abi::rank::{PolicyKind, Priority, Uuid};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -88,7 +88,7 @@ impl Daemon {
     pub(crate) fn set_priority(&self, slot: u32, priority: u32) -> Answer {
         let generation = self.board().entry(slot as usize).map_or(0, |entry| entry.generation);
         let priority = Priority::new(priority).unwrap();
-        self.ask(SetPriority { version: Version, slot, generation, priority })
+        self.ask(SetClient { version: Version, slot, generation, priority: Some(priority), weight: None, class: None })
     }
 
     /// The processor time it has used, in clock ticks of 10 ms.

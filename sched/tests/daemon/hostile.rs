@@ -99,7 +99,14 @@ fn a_client_that_does_not_read_costs_nothing_and_is_right_afterwards() {
     let generation = daemon.board().entry(slot as usize).unwrap().generation;
     for round in 0..300 {
         let priority = aishim_abi::rank::Priority::new(51 + round % 20).unwrap();
-        let set = aishim_abi::message::SetPriority { version: Version, slot, generation, priority };
+        let set = aishim_abi::message::SetClient {
+            version: Version,
+            slot,
+            generation,
+            priority: Some(priority),
+            weight: None,
+            class: None,
+        };
         let answer = channel.ask(&Request::from(set), None, LONG).unwrap().0;
         assert!(matches!(answer, Answer::Done(_)), "{answer:?}");
     }

@@ -59,13 +59,14 @@ fn a_job_has_the_rank_of_its_least_important() {
 
 #[test]
 fn a_priority_is_never_set_for_a_successor() {
-    use aishim_abi::message::{SetPriority, Version};
+    use aishim_abi::message::{SetClient, Version};
     use aishim_abi::rank::Priority;
     let daemon = Daemon::start(&[]);
     let mut client = daemon.client();
     let slot = client.hello("5 - 1");
     let generation = daemon.board().entry(slot as usize).unwrap().generation + 1;
-    let set = SetPriority { version: Version, slot, generation, priority: Priority::HIGHEST };
+    let set =
+        SetClient { version: Version, slot, generation, priority: Some(Priority::HIGHEST), weight: None, class: None };
     let Answer::Refused(answer) = daemon.ask(set) else { panic!("not refused") };
     assert_eq!(answer.reason, Reason::NoSuchClient);
 }

@@ -8,7 +8,8 @@
 //! A program may close descriptors that it has not opened (closefrom(3)) and get the same number for a file of its own. So before the
 //! thread touches its socket it makes sure that it still is the one; the rest of the conversation is given up then, not closed.
 
-use super::{activity, backlog, situation};
+use super::{activity, backlog, shown, situation};
+use crate::behaviour::Behaviour;
 use crate::clock;
 use crate::config::Config;
 use crate::fence::fenced;
@@ -63,7 +64,9 @@ static SOCKET_INODE: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone)]
 struct Wishes {
     directory: PathBuf,
+    class: Class,
     priority: Option<Priority>,
+    weight: Option<Weight>,
     job: Job,
 }
 
@@ -73,7 +76,8 @@ pub(crate) fn configure(config: &Config) {
     let uid = unsafe { libc::geteuid() };
     let directory = directory::path(config.directory.clone(), uid);
     let priority = config.priority_wished.and_then(Priority::new);
-    *WISHES.lock() = Some(Wishes { directory, priority, job: Job::new(&config.job) });
+    let weight = config.weight_wished.and_then(Weight::new);
+    *WISHES.lock() = Some(Wishes { directory, class: config.class, priority, weight, job: Job::new(&config.job) });
 }
 
 /// The process has its first context, or another.
@@ -244,6 +248,7 @@ struct Conversation {
     peers: BTreeMap<usize, (u64, u64)>,
     /// GPUs that were said to be used.
     told: usize,
+    behaviour: Behaviour,
 }
 
 impl Conversation {
@@ -253,7 +258,14 @@ impl Conversation {
         SOCKET_INODE.store(socket.1, Relaxed);
         // Pairs with the acquire in `disown`.
         SOCKET.store(number, Release);
-        Ok(Self { channel: Some(channel), socket, welcome: None, peers: BTreeMap::new(), told: 0 })
+        Ok(Self {
+            channel: Some(channel),
+            socket,
+            welcome: None,
+            peers: BTreeMap::new(),
+            told: 0,
+            behaviour: Behaviour::new(),
+        })
     }
 
     /// The channel, while its descriptor is still the socket that it was.
@@ -291,9 +303,9 @@ impl Conversation {
             pid: identity.pid,
             start_ticks: identity.start_ticks,
             generation: identity.generation,
-            class: Class::Unclassified,
+            class: wishes.class,
             priority: wishes.priority,
-            weight: Weight::NORMAL,
+            weight: wishes.weight,
             job: wishes.job.clone(),
             gpus: Gpus::new(gpus),
         };
@@ -378,6 +390,7 @@ impl Conversation {
         activity::set_clock();
         let now_ns = clock::monotonic_ns();
         activity::keep_fresh(now_ns);
+        shown::round(&mut self.behaviour, self.welcome.as_ref(), now_ns);
         let Some(welcome) = &self.welcome else { return Ok(()) };
         let is_in_company = situation::read_own(welcome.slot as usize, welcome.generation, now_ns);
         if is_in_company != (mode::mode() & mode::IN_COMPANY != 0) {
@@ -398,6 +411,7 @@ impl Conversation {
 impl Drop for Conversation {
     fn drop(&mut self) {
         mode::clear(mode::IN_COMPANY);
+        shown::end();
         situation::forget(self.peers.keys().copied());
         if let Some(channel) = self.channel.take()
             && identity(channel.as_fd().as_raw_fd()) != Some(self.socket)

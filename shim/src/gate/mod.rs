@@ -16,12 +16,14 @@
 //! | [`client`] | finding a coordinator, the thread that listens to it |
 //! | [`situation`] | what is known: the board, who is more important, which GPUs, whose turn is ours |
 //! | [`activity`] | the process's own page: until when the GPU is busy |
+//! | [`shown`] | what people are shown of it, and what the process's behaviour suggests |
 //! | [`wait`] | waiting at the gate |
 //! | [`backlog`] | how much of the process's own work is queued, and how much may be |
 
 mod activity;
 mod backlog;
 mod client;
+mod shown;
 mod situation;
 mod wait;
 

@@ -217,7 +217,7 @@ mod tests {
     use aishim_abi::board::Entry;
     use aishim_abi::board_writer::Board;
     use aishim_abi::client_page::{Identity, OwnPage};
-    use aishim_abi::rank::{PolicyKind, Uuid, Weight};
+    use aishim_abi::rank::{Class, PolicyKind, Uuid, Weight};
     use std::os::fd::{BorrowedFd, OwnedFd};
 
     const MS: u64 = 1_000_000;
@@ -240,6 +240,7 @@ mod tests {
             rank: priority,
             limit: Priority::HIGHEST,
             weight: Weight::NORMAL,
+            class: Class::Unclassified,
         }
     }
 

@@ -37,6 +37,11 @@ impl Drop for Daemon {
 
 /// This process as a client, for as long as what it returns lives.
 fn join(sandbox: &Sandbox, priority: u32) -> (Channel, OwnPage) {
+    join_on(sandbox, priority, Uuid([0xab; 16]))
+}
+
+/// The same on a GPU of one's choice.
+pub(crate) fn join_on(sandbox: &Sandbox, priority: u32, gpu: Uuid) -> (Channel, OwnPage) {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
     let after_name = stat.rsplit_once(')').expect("a name in brackets").1;
     let start_ticks = after_name.split_whitespace().nth(19).and_then(|field| field.parse().ok()).expect("field 22");
@@ -49,9 +54,9 @@ fn join(sandbox: &Sandbox, priority: u32) -> (Channel, OwnPage) {
         generation: identity.generation,
         class: Class::Unclassified,
         priority: Priority::new(priority),
-        weight: Weight::NORMAL,
+        weight: Some(Weight::NORMAL),
         job: Job::new("train"),
-        gpus: Gpus::new([Uuid([0xab; 16])]),
+        gpus: Gpus::new([gpu]),
     };
     let mut channel = Channel::connect(&sandbox.directory()).expect("a coordinator");
     let answer = channel.ask(&Request::from(hello), page.descriptor(), LONG).expect("an answer").0;
