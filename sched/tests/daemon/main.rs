@@ -3,6 +3,7 @@
 mod admission;
 mod client;
 mod cost;
+mod cpu;
 mod endings;
 mod harness;
 mod hostile;
