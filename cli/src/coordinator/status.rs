@@ -39,7 +39,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut coordinator = Coordinator::find()?;
     let (status, board) = coordinator.status()?;
     let gpus: Vec<(usize, Gpu)> = board.gpus(now_ns()).collect();
-    let gpus = gpus.into_iter().map(|(number, gpu)| Ok(GpuRow::of(number, &gpu, coordinator.figures(gpu.uuid)?)));
+    let gpus =
+        gpus.into_iter().map(|(number, gpu)| Ok(GpuRow::of(number, &gpu, coordinator.figures(gpu.uuid)?.as_ref())));
     let gpus = gpus.collect::<Result<Vec<_>, Failure>>()?;
     let document = Document::of(&coordinator, &status, &board, gpus);
     let text = if json { document::written(&document, output::is_terminal())? + "\n" } else { document.page() };
@@ -160,8 +161,7 @@ impl Document {
 
 impl GpuRow {
     /// A GPU as the board and the coordinator tell of it.
-    fn of(number: usize, gpu: &Gpu, figures: Option<GpuFigures>) -> Self {
-        let figures = figures.as_ref();
+    fn of(number: usize, gpu: &Gpu, figures: Option<&GpuFigures>) -> Self {
         Self {
             number,
             uuid: gpu.uuid.to_string(),

@@ -4,8 +4,8 @@
 //! * *[`pages`] and nice values:* every 500 ms, what each client says it has used, and from that and NVML's figures the nice values of its threads
 //!   ([`cpu`](crate::cpu)). It reads /proc for every thread of every client, which takes tens of milliseconds with
 //!   thousands of them.
-//! * *[`nvml`]:* every 100 ms. A call may take milliseconds, or as long as the driver hangs: nobody waits for that thread, not even at
-//!   the end.
+//! * *[`nvml`]:* every 100 ms. A call may take milliseconds, or as long as the driver hangs: nobody waits for that thread, at
+//!   the end for a moment.
 //!
 //! Both sleep while there are no clients, and NVML is not even initialised then. What they share lies under one lock, which is held to copy and
 //! never while something is asked.
@@ -36,6 +36,9 @@ const STALE_NS: u64 = 3_000_000_000;
 /// How often NVML is asked.
 const NVML_PERIOD: Duration = Duration::from_millis(100);
 
+/// How long the end waits for NVML.
+const NVML_PATIENCE: Duration = Duration::from_millis(300);
+
 /// A client, as the loop tells of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Present {
@@ -61,7 +64,7 @@ struct Said {
 
 #[derive(Debug, Default)]
 struct Shared {
-    clients: Vec<Present>,
+    clients: Arc<[Present]>,
     /// Raised with every change of `clients`.
     changes: u64,
     nvml: BTreeMap<Uuid, Said>,
@@ -111,6 +114,7 @@ impl Common {
 pub(crate) struct Telemetry {
     common: Arc<Common>,
     side: Option<JoinHandle<()>>,
+    nvml: JoinHandle<()>,
 }
 
 impl Telemetry {
@@ -120,8 +124,8 @@ impl Telemetry {
         let (of_side, of_nvml) = (Arc::clone(&common), Arc::clone(&common));
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let side = thread("aischedd-cpu").spawn(move || keep_side(&of_side, cpu))?;
-        thread("aischedd-nvml").spawn(move || nvml::watch(&of_nvml))?;
-        Ok(Self { common, side: Some(side) })
+        let nvml = thread("aischedd-nvml").spawn(move || nvml::watch(&of_nvml))?;
+        Ok(Self { common, side: Some(side), nvml })
     }
 
     /// Says who is there.
@@ -130,7 +134,7 @@ impl Telemetry {
         let used: BTreeSet<Uuid> = clients.iter().flat_map(|client| client.gpus.iter().copied()).collect();
         shared.nvml.retain(|uuid, _| used.contains(uuid));
         shared.pages_percent.retain(|uuid, _| used.contains(uuid));
-        shared.clients = clients;
+        shared.clients = clients.into();
         shared.changes += 1;
         drop(shared);
         self.common.changed.notify_all();
@@ -156,12 +160,16 @@ impl Telemetry {
 }
 
 impl Drop for Telemetry {
-    /// Waits until everything has been put back; for NVML nobody waits.
+    /// Waits until everything has been put back, and a moment for NVML, which should not be called while the process takes it down.
     fn drop(&mut self) {
         self.common.lock().is_over = true;
         self.common.changed.notify_all();
         if let Some(side) = self.side.take() {
             let _ = side.join();
+        }
+        let begun = Instant::now();
+        while !self.nvml.is_finished() && begun.elapsed() < NVML_PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -182,7 +190,7 @@ fn keep_side(common: &Common, mut cpu: CpuSide) {
     while common.pause(cpu::PERIOD, seen, true) {
         let now_ns = crate::clock::monotonic_ns();
         let mut shared = common.lock();
-        let clients = shared.clients.clone();
+        let clients = Arc::clone(&shared.clients);
         seen = shared.changes;
         let of_processes = std::mem::take(&mut shared.nvml_processes);
         drop(shared);

@@ -119,4 +119,21 @@ mod tests {
         of_two.page().unwrap().used_ns.store(u64::MAX, Relaxed);
         assert_eq!(pages.look(&clients, 4_000 * MS).into_values().collect::<Vec<_>>(), [0, 0], "scribbled over");
     }
+
+    #[test]
+    fn a_page_that_says_too_little_for_long_is_told_of() {
+        let (client, _own) = client(7, &[1]);
+        let (clients, nvml) = ([client], BTreeMap::from([(7, 80)]));
+        let mut pages = Pages::default();
+        let mut look = |n: u64, nvml: &BTreeMap<u32, u32>| {
+            pages.look(&clients, n * 500 * MS);
+            pages.compare(&clients, nvml);
+            pages.has_said
+        };
+        assert!(!(1..=6).any(|n| look(n, &nvml)), "not yet");
+        look(7, &BTreeMap::from([(7, 30)]));
+        assert!(!(8..=12).any(|n| look(n, &nvml)), "from the beginning");
+        assert!(!look(13, &BTreeMap::new()), "NVML says nothing of it");
+        assert!(look(14, &nvml));
+    }
 }

@@ -202,6 +202,27 @@ fn without_the_right_nothing_is_touched_and_that_is_said_once() {
     assert!(!journal(&daemon));
 }
 
+/// As root, who can give others a limit that allows more, and the daemon less than it needs otherwise.
+#[test]
+fn a_limit_of_the_clients_own_is_right_enough() {
+    if !may_put_back() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = Daemon::behind(&["setpriv", "--bounding-set=-sys_nice"], &directory.path().join("said"));
+    let start = |limit| {
+        let mut client = Client::start(daemon.directory.path(), &["prlimit", limit]);
+        client.hello("80 - 1");
+        client
+    };
+    // 20 less the nice value: -5 needs 25.
+    let (too_little, mut enough) = (start("--nice=24"), start("--nice=25"));
+    wait_for_nice("threads to be raised", enough.process.id(), own_nice() - 5);
+    enough.tell("leave");
+    wait_for_nice("threads to be as they were", enough.process.id(), own_nice());
+    assert!(nices(too_little.process.id()).values().all(|nice| *nice == own_nice()));
+}
+
 #[test]
 fn nothing_is_touched_where_the_settings_say_so() {
     let daemon = Daemon::with_config("[cpu]\nnice = false");
