@@ -6,7 +6,7 @@
 //!
 //! What was weighed:
 //! * *only what can be put back.* An unprivileged process can lower but never raise again (EPERM), so a client would
-//!   stay lowered after the coordinator has gone. Needed is CAP_SYS_NICE, or that the client's own RLIMIT_NICE lets its user do it. Else nothing is
+//!   stay lowered after the coordinator has gone. Needed is CAP_SYS_NICE, or that the client's own RLIMIT_NICE lets its user do it and that it has no capability that we lack. Else nothing is
 //!   touched, and that is said once;
 //! * *always put back:* when the client leaves, when the daemon ends, and after a kill -9 by the next one, since each change is
 //!   written down before it is made ([`journal`]);
@@ -62,7 +62,7 @@ impl Changed<'_> {
     /// Whether a thread of that process can be given this nice value.
     fn may_set(&self, pid: u32, nice: i32) -> bool {
         let is_its_user = || aishim_observe::procfs::owner(pid) == Some(rustix::process::geteuid().as_raw());
-        self.may_set_any || is_its_user() && nice >= tasks::lowest_nice(pid)
+        self.may_set_any || is_its_user() && !tasks::is_above_us(pid) && nice >= tasks::lowest_nice(pid)
     }
 }
 

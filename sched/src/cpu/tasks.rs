@@ -87,10 +87,7 @@ pub(super) fn lowest_nice(pid: u32) -> i32 {
 /// Whether we may give any thread any nice value: CAP_SYS_NICE, and not one that a user namespace gave us, which is none here
 /// (user_namespaces(7)); so it is tried, on a thread that ends with the trial.
 pub(super) fn may_set_any() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
-    if effective >> CAP_SYS_NICE & 1 == 0 {
+    if capabilities(std::process::id(), "CapEff:").is_none_or(|effective| effective >> CAP_SYS_NICE & 1 == 0) {
         return false;
     }
     let tried = std::thread::spawn(|| {
@@ -98,6 +95,18 @@ pub(super) fn may_set_any() -> bool {
         rustix::process::setpriority_process(Some(own), -20).is_ok()
     });
     tried.join().unwrap_or(false)
+}
+
+/// Whether a process has a capability that we do not: without CAP_SYS_NICE its nice values are then not ours to change, whoever's it is.
+pub(super) fn is_above_us(pid: u32) -> bool {
+    let permitted = |pid| capabilities(pid, "CapPrm:");
+    let (own, its) = (permitted(std::process::id()), permitted(pid));
+    !matches!((own, its), (Some(own), Some(its)) if its & !own == 0)
+}
+
+fn capabilities(pid: u32, set: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    u64::from_str_radix(status.lines().find_map(|line| line.strip_prefix(set))?.trim(), 16).ok()
 }
 
 /// The number of the capability (capabilities(7)).
