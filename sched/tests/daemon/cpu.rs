@@ -122,13 +122,17 @@ fn what_somebody_else_has_set_is_left_alone() {
     }
     let daemon = Daemon::start(&[]);
     let mut client = raised(&daemon);
-    let (pid, tid) = (client.process.id(), thread(&mut client));
+    let pid = client.process.id();
+    // One that the daemon has raised.
+    let tid = *nices(pid).keys().next_back().unwrap();
     let other = rustix::process::Pid::from_raw(tid.cast_signed());
     rustix::process::setpriority_process(other, 11).unwrap();
     client.tell("leave");
     wait_for("the other threads to be as they were", || {
-        nices(pid).iter().all(|(one, nice)| *nice == if *one == tid { 11 } else { own_nice() }).then_some(())
+        nices(pid).iter().all(|(one, nice)| *one == tid || *nice == own_nice()).then_some(())
     });
+    wait_for("the journal to go", || (!journal(&daemon)).then_some(()));
+    assert_eq!(nices(pid)[&tid], 11);
 }
 
 /// A child begins with the nice value of the thread that made it, and is no client.
