@@ -11,7 +11,7 @@
 //! * *always put back:* when the client leaves, when the daemon ends, and after a kill -9 by the next one, since each change is
 //!   written down before it is made ([`journal`]);
 //! * *threads are looked for every [`PERIOD`],* not announced: the library would have to hook their creation, and the C library's own
-//!   and the driver's threads would be missing;
+//!   and the driver's threads would be missing; as a rule only their numbers are read;
 //! * *not cgroups:* `cpu.weight` would be the better tool, but a client's cgroup is systemd's or the container's, not ours;
 //! * *autogroups* ([`groups`]): where the system has them, a session's group is changed as well.
 
@@ -171,7 +171,8 @@ impl CpuSide {
         }
     }
 
-    fn is_changed(&self) -> bool {
+    /// Whether something is still to be put back.
+    pub(crate) fn is_changed(&self) -> bool {
         self.groups.is_changed() || self.processes.values().any(Process::is_changed)
     }
 

@@ -17,6 +17,10 @@ use std::io;
 /// How often all threads are gone through until none is new. One that makes threads faster than that is left to the next time.
 const PASSES: usize = 8;
 
+/// Every so many times each thread is looked at, and children are; in between it is only seen whether there are new ones. A thread's
+/// stat costs some 10 us, its name in a list some 100 ns, and a program may have hundreds.
+const FULL_EVERY: u32 = 4;
+
 /// What we know of a thread.
 #[derive(Clone, Copy, Debug)]
 struct Held {
@@ -37,6 +41,11 @@ pub(super) struct Process {
     given: BTreeMap<i32, i32>,
     /// When we first changed something, in clock ticks since boot.
     since: Option<u64>,
+    /// The offset that all had at the last look, and how often it was not looked closely since.
+    settled: Option<i32>,
+    glances: u32,
+    /// Whether it made threads faster than they were gone through.
+    is_restless: bool,
 }
 
 /// Why something was not done.
@@ -50,7 +59,16 @@ pub(super) enum Obstacle {
 
 impl Process {
     pub(super) fn new(pid: u32, start: u64) -> Self {
-        Self { pid, start, threads: BTreeMap::new(), given: BTreeMap::new(), since: None }
+        Self {
+            pid,
+            start,
+            threads: BTreeMap::new(),
+            given: BTreeMap::new(),
+            since: None,
+            settled: None,
+            glances: 0,
+            is_restless: false,
+        }
     }
 
     /// What an earlier daemon has left of it.
@@ -79,7 +97,7 @@ impl Process {
 
     /// Whether something of it is other than it was.
     pub(super) fn is_changed(&self) -> bool {
-        self.threads.values().any(|held| held.set != held.before && !held.is_others)
+        self.is_restless || self.threads.values().any(|held| held.set != held.before && !held.is_others)
     }
 
     /// What its threads had before that were given `set`.
@@ -97,6 +115,11 @@ impl Process {
 
     /// Gives all its threads `offset` more than they had, those born meanwhile too.
     pub(super) fn adjust(&mut self, offset: i32, changed: &mut Changed<'_>) -> Result<(), Obstacle> {
+        if self.settled == Some(offset) && self.glances + 1 < FULL_EVERY && self.is_as_known() {
+            self.glances += 1;
+            return Ok(());
+        }
+        (self.settled, self.glances, self.is_restless) = (None, 0, false);
         for _ in 0..PASSES {
             if !self.lives() {
                 self.threads.clear();
@@ -106,13 +129,28 @@ impl Process {
             if !inherited.is_empty() {
                 changed.journal.append(&inherited).map_err(Obstacle::Io)?;
             }
-            if wanted.is_empty() {
+            // A list that is read while threads come and go may miss one whose maker ends meanwhile: it counts if it is then the same twice.
+            if wanted.is_empty() && self.is_complete() && self.is_complete() {
+                self.settled = Some(offset);
                 break;
             }
             self.change(&wanted, changed)?;
         }
+        self.is_restless = self.settled.is_none();
         self.put_children_back(changed);
         Ok(())
+    }
+
+    /// Whether no thread is new.
+    fn is_as_known(&self) -> bool {
+        self.lives() && tasks::tids(self.pid).all(|tid| self.threads.contains_key(&tid))
+    }
+
+    /// Whether its threads are those that we know, and no others.
+    fn is_complete(&self) -> bool {
+        let mut tids: Vec<u32> = tasks::tids(self.pid).collect();
+        tids.sort_unstable();
+        self.threads.keys().copied().eq(tids)
     }
 
     /// All that is to be written down of it.
@@ -131,13 +169,13 @@ impl Process {
         let tasks = tasks::tasks(self.pid);
         let before: BTreeMap<u32, Held> = std::mem::take(&mut self.threads);
         let (mut wanted, mut inherited) = (Vec::new(), Vec::new());
-        for task in tasks.into_iter().filter(|task| task.is_ordinary) {
+        for task in tasks {
             let known = before.get(&task.tid).filter(|held| held.start == task.start);
             let mut held = known.copied().unwrap_or_else(|| self.first_seen(&task));
             if known.is_none() && held.set != held.before {
                 inherited.push(self.record(task.tid, &held, held.set));
             }
-            held.is_others |= task.nice != held.set;
+            held.is_others |= task.nice != held.set || !task.is_ordinary;
             let nice = niceness::nice(held.before, offset);
             if nice != held.set && !held.is_others {
                 wanted.push((task.tid, nice));

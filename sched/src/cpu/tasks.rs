@@ -12,7 +12,7 @@ pub(super) struct Task {
     /// In clock ticks since boot.
     pub(super) start: u64,
     pub(super) nice: i32,
-    /// Whether its nice value means anything: it has none of the real-time or idle policies (sched(7)).
+    /// Whether its nice value means anything: it has not ended, and has none of the real-time or idle policies (sched(7)).
     pub(super) is_ordinary: bool,
 }
 
@@ -27,21 +27,25 @@ fn parse(tid: u32, stat: &[u8]) -> Option<Task> {
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3);
-    if matches!(*field(3)?, "Z" | "X") {
-        return None;
-    }
+    // One that has ended and that its process still has, such as a first thread that left the others.
+    let has_ended = matches!(*field(3)?, "Z" | "X");
     let policy: i32 = field(41)?.parse().ok()?;
     Some(Task {
         tid,
         start: field(22)?.parse().ok()?,
         nice: field(19)?.parse().ok()?,
-        is_ordinary: policy == libc::SCHED_OTHER || policy == libc::SCHED_BATCH,
+        is_ordinary: !has_ended && (policy == libc::SCHED_OTHER || policy == libc::SCHED_BATCH),
     })
 }
 
 /// All threads of process `pid`; none where it is gone.
 pub(super) fn tasks(pid: u32) -> Vec<Task> {
-    numbers(&format!("/proc/{pid}/task")).filter_map(|tid| task(pid, tid)).collect()
+    tids(pid).filter_map(|tid| task(pid, tid)).collect()
+}
+
+/// The ids of all threads of process `pid`.
+pub(super) fn tids(pid: u32) -> impl Iterator<Item = u32> {
+    numbers(&format!("/proc/{pid}/task"))
 }
 
 /// Those children of process `pid` that its thread `tid` has made.
@@ -153,7 +157,8 @@ mod tests {
         let stat = format!("9 (a) b (c) S {}", numbers.join(" "));
         let expected = Task { tid: 9, start: 22, nice: 19, is_ordinary: false };
         assert_eq!(parse(9, stat.as_bytes()), Some(expected));
-        assert_eq!(parse(9, stat.replace(" S ", " Z ").as_bytes()), None);
+        let ended = stat.replace(" S ", " Z ").replace(" 41 ", " 0 ").replace(" 40 1 ", " 40 0 ");
+        assert_eq!(parse(9, ended.as_bytes()), Some(expected));
         assert_eq!(parse(9, b"9 (a) S 1"), None);
     }
 }

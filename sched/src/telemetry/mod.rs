@@ -87,8 +87,8 @@ impl Common {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until there are clients and so long has passed, or something changes where `wakes`; false once all is over.
-    fn pause(&self, period: Duration, seen: u64, wakes: bool) -> bool {
+    /// Sleeps until there are clients, or there is work without any, and so long has passed, or something changes where `wakes`; false once all is over.
+    fn pause(&self, period: Duration, seen: u64, wakes: bool, has_work: bool) -> bool {
         let until = Instant::now() + period;
         let mut shared = self.lock();
         loop {
@@ -100,7 +100,7 @@ impl Common {
             }
             let left = until.saturating_duration_since(Instant::now());
             let wait = |shared| self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
-            shared = match (shared.clients.is_empty(), left.is_zero()) {
+            shared = match (shared.clients.is_empty() && !has_work, left.is_zero()) {
                 (true, _) => wait(shared),
                 (false, true) => return true,
                 (false, false) => self.changed.wait_timeout(shared, left).unwrap_or_else(PoisonError::into_inner).0,
@@ -187,7 +187,7 @@ fn utilisation(nvml: Option<u32>, pages: Option<u32>) -> (Source, Option<u32>) {
 fn keep_side(common: &Common, mut cpu: CpuSide) {
     let (mut pages, mut gauges) = (Pages::default(), BTreeMap::<Uuid, Gauge>::new());
     let mut seen = 0;
-    while common.pause(cpu::PERIOD, seen, true) {
+    while common.pause(cpu::PERIOD, seen, true, cpu.is_changed()) {
         let now_ns = crate::clock::monotonic_ns();
         let mut shared = common.lock();
         let clients = Arc::clone(&shared.clients);

@@ -22,7 +22,7 @@ struct SaidOnce {
 /// Asks while there are clients, until all is over.
 pub(super) fn watch(common: &Common) {
     let mut said = SaidOnce::default();
-    while common.pause(NVML_PERIOD, 0, false) {
+    while common.pause(NVML_PERIOD, 0, false, false) {
         match Meter::open(Path::new(NVML)) {
             Ok(meter) => {
                 if !watch_clients(common, &meter, &mut said) {
@@ -78,7 +78,7 @@ fn watch_clients(common: &Common, meter: &Meter, said: &mut SaidOnce) -> bool {
                 shared.nvml_processes.extend(processes.unwrap_or_default());
             }
         }
-        if !common.pause(NVML_PERIOD, seen, true) {
+        if !common.pause(NVML_PERIOD, seen, true, false) {
             return false;
         }
     }
@@ -100,7 +100,7 @@ fn wait_until_nobody(common: &Common) -> bool {
         if common.lock().clients.is_empty() {
             return true;
         }
-        if !common.pause(std::time::Duration::from_secs(3600), seen, true) {
+        if !common.pause(std::time::Duration::from_secs(3600), seen, true, false) {
             return false;
         }
     }

@@ -56,6 +56,11 @@ impl State {
             ["want", limit_ms] => self.want(Duration::from_millis(limit_ms.parse().unwrap())),
             ["fork"] => self.leave_to_child(),
             ["thread"] => begin_thread(),
+            ["churn", limit_ms] => {
+                let until = Instant::now() + Duration::from_millis(limit_ms.parse().unwrap());
+                (0..4).for_each(|_| drop(std::thread::spawn(move || beget(until))));
+                "churning".to_owned()
+            }
             ["leave"] => {
                 self.channel = None;
                 "left".to_owned()
@@ -204,6 +209,14 @@ impl State {
             }
         }
         format!("child {child}")
+    }
+}
+
+/// Begins a thread that does the same, and ends; until then.
+fn beget(until: Instant) {
+    std::thread::sleep(Duration::from_micros(300));
+    if Instant::now() < until {
+        std::thread::spawn(move || beget(until));
     }
 }
 

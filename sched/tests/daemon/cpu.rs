@@ -135,6 +135,30 @@ fn what_somebody_else_has_set_is_left_alone() {
     assert_eq!(nices(pid)[&tid], 11);
 }
 
+/// Four lines of threads of which each makes the next and ends: some 10,000 a second, of which most are never seen.
+#[test]
+fn threads_that_come_and_go_leave_nothing_behind() {
+    if !may_put_back() {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let mut clients: Vec<Client> = (0..3).map(|_| raised(&daemon)).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.tell("churn 20000"), "churning"));
+    std::thread::sleep(Duration::from_secs(1));
+    for client in &mut clients {
+        client.tell("leave");
+        wait_for_nice("threads to be as they were", client.process.id(), own_nice());
+    }
+    wait_for("the journal to go", || (!journal(&daemon)).then_some(()));
+    for _ in 0..100 {
+        for client in &clients {
+            let found = nices(client.process.id());
+            assert!(found.values().all(|nice| *nice == own_nice()), "{found:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A child begins with the nice value of the thread that made it, and is no client.
 #[test]
 fn a_child_does_not_keep_what_its_parent_was_given() {
