@@ -282,12 +282,19 @@ impl Server {
         }
     }
 
-    /// Tells those whom it concerns what has changed about others.
+    /// Tells those whom it concerns what has changed about others. One that turns out to have gone when it is told is a change itself, of
+    /// which no other event would remind us.
     fn spread(&mut self, now_ns: u64) {
-        let changed = self.roster.take_changed();
-        if changed.is_empty() {
-            return;
+        loop {
+            let changed = self.roster.take_changed();
+            if changed.is_empty() {
+                return;
+            }
+            self.spread_changed(&changed, now_ns);
         }
+    }
+
+    fn spread_changed(&mut self, changed: &BTreeSet<usize>, now_ns: u64) {
         self.telemetry.set_clients(self.roster.present());
         let mut concerned = Vec::new();
         for (number, connection) in &mut self.connections {
