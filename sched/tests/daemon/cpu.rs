@@ -135,14 +135,14 @@ fn what_somebody_else_has_set_is_left_alone() {
     assert_eq!(nices(pid)[&tid], 11);
 }
 
-/// Four lines of threads of which each makes the next and ends: some 10,000 a second, of which most are never seen.
+/// Four lines of threads of which each makes the next and ends: some thousands a second, of which most are never seen.
 #[test]
 fn threads_that_come_and_go_leave_nothing_behind() {
     if !may_put_back() {
         return;
     }
     let daemon = Daemon::start(&[]);
-    let mut clients: Vec<Client> = (0..3).map(|_| raised(&daemon)).collect();
+    let mut clients: Vec<Client> = (0..1).map(|_| raised(&daemon)).collect();
     clients.iter_mut().for_each(|client| assert_eq!(client.tell("churn 20000"), "churning"));
     std::thread::sleep(Duration::from_secs(1));
     for client in &mut clients {
