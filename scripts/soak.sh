@@ -24,8 +24,8 @@ if ! command -v cargo-fuzz >/dev/null || ! rustup toolchain list | grep '^nightl
     echo "The fuzz targets were left out: they need a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)."
     exit 0
 fi
-for target in abi/fuzz/fuzz_targets/*.rs; do
+for target in abi/fuzz/fuzz_targets/*.rs sched/fuzz/fuzz_targets/*.rs; do
     name=$(basename "$target" .rs)
     echo "== fuzz $name, $fuzz_seconds s"
-    (cd abi && cargo +nightly fuzz run "$name" -- -max_total_time="$fuzz_seconds")
+    (cd "${target%%/*}" && cargo +nightly fuzz run "$name" -- -max_total_time="$fuzz_seconds")
 done

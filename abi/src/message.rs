@@ -236,6 +236,14 @@ bodies! {
         class: Option<Class> = 24,
     }
 
+    /// What does a GPU do? The answer is [`GpuFigures`] or [`Refused`].
+    AskGpu = 19, descriptor: false {
+        /// Version of the messages.
+        version: Version = 0,
+        /// That GPU, which the board names.
+        uuid: Uuid = 4,
+    }
+
     /// A process is a client now. The board's descriptor goes with it.
     Welcome = 32, descriptor: true {
         /// Version of the messages.
@@ -296,6 +304,26 @@ bodies! {
         /// Version of the program.
         program: Name = 16,
     }
+
+    /// The answer to [`AskGpu`]. What is not known is none.
+    GpuFigures = 38, descriptor: false {
+        /// Version of the messages.
+        version: Version = 0,
+        /// Where `utilisation_percent` comes from.
+        source: Source = 4,
+        /// Part of the time in which it computed, lately.
+        utilisation_percent: Option<u32> = 8,
+        /// The same as the pages of its clients say.
+        pages_percent: Option<u32> = 12,
+        /// Clock of its multiprocessors in MHz.
+        sm_mhz: Option<u32> = 16,
+        /// Power it draws, in milliwatts.
+        power_mw: Option<u32> = 20,
+        /// Memory in use, in bytes.
+        memory_used_bytes: Option<u64> = 24,
+        /// Memory there is, in bytes.
+        memory_total_bytes: Option<u64> = 32,
+    }
 }
 
 /// A direction: the messages that there are in it.
@@ -349,6 +377,8 @@ directions! {
         SetPolicy,
         /// Gives a client another class, priority or weight.
         SetClient,
+        /// What does a GPU do?
+        AskGpu,
     }
 
     /// What the coordinator says.
@@ -365,10 +395,22 @@ directions! {
         Done,
         /// Who the coordinator is.
         Status,
+        /// What a GPU does.
+        GpuFigures,
     }
 }
 
 numbered! {
+    /// Where a figure about a GPU comes from.
+    Source {
+        /// There is none yet.
+        Nowhere = 0 "none yet",
+        /// What its clients say that they have used.
+        Pages = 1 "its clients' pages",
+        /// NVML.
+        Nvml = 2 "NVML",
+    }
+
     /// Why something is refused.
     Reason {
         /// There are as many clients as the coordinator takes; that number is the limit.

@@ -182,11 +182,12 @@ fn messages_are_those_declared() {
             table
         }};
     }
-    let requests = table!(Hello, UsesGpu, AskStatus, SetPolicy, SetClient);
+    let requests = table!(Hello, UsesGpu, AskStatus, SetPolicy, SetClient, AskGpu);
     assert_table("requests", &requests);
-    assert_table("answers", &table!(Welcome, Refused, Peer, PeerGone, Done, Status));
+    assert_table("answers", &table!(Welcome, Refused, Peer, PeerGone, Done, Status, GpuFigures));
     let numbered = |number: u32, name: &str| format!("| {number} | {name} |");
     assert_table("reasons", &Reason::ALL.iter().map(|r| numbered(r.number(), r.name())).collect::<Vec<_>>());
+    assert_table("sources", &message::Source::ALL.iter().map(|s| numbered(s.number(), s.name())).collect::<Vec<_>>());
     assert_table("classes", &Class::ALL.iter().map(|c| numbered(c.number(), c.name())).collect::<Vec<_>>());
     assert_table(
         "reasons of classes",

@@ -142,7 +142,7 @@ fn closed(mode: ComputeMode, holder: Option<u32>) -> Option<String> {
     }
 }
 
-fn unloaded(library: &Path, error: &NvmlError) -> String {
+pub(crate) fn unloaded(library: &Path, error: &NvmlError) -> String {
     let library = library.display();
     match error {
         // The loader's own words name the file.

@@ -12,10 +12,12 @@
 //! | [`skipped`] | files that are no segment of this version, by reason |
 //! | [`summary`] | count, average, percentiles and drawing rows of a histogram |
 //! | [`gpu`] | the GPUs and their processes, through NVML |
+//! | [`meter`] | what a GPU does at this moment, through NVML, again and again |
 //! | [`procfs`] | what /proc says about a process |
 //! | [`user`] | names of users |
 
 pub mod gpu;
+pub mod meter;
 pub mod places;
 pub mod pool_map;
 pub mod process;

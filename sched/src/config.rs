@@ -6,6 +6,11 @@
 //! clients_per_user = 256    # likewise
 //! policy = "priority"       # in force at first
 //!
+//! [cpu]                     # nice values of clients' threads, changed only where they can be put back
+//! nice = true               # false changes none
+//! latency_critical = -5     # added above priority 20 while the GPU waits for launches: -20 to 0
+//! best_effort = 5           # added below priority 20 while it is saturated: 0 to 19
+//!
 //! [[rule]]                  # the first that fits counts
 //! user = "alice"            # or `group`; a name or a number
 //! highest_priority = 100
@@ -24,13 +29,14 @@
 //! A key that is not in this list, a name that nobody has, a number out of range: each is an error with its line, and the daemon
 //! does not start. A rule that is not understood must not be a rule that is not applied.
 
+use crate::cpu::niceness::Settings as Cpu;
 use crate::glob::Glob;
 use aishim_abi::rank::{Class, PolicyKind, Priority, Weight};
 use aishim_observe::user;
 use serde::Deserialize;
 use std::fmt;
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -51,6 +57,8 @@ pub struct Config {
     pub clients_per_user: usize,
     /// The policy at first.
     pub policy: PolicyKind,
+    /// Nice values of clients' threads.
+    pub cpu: Cpu,
     /// The first that fits counts.
     pub rules: Vec<Rule>,
 }
@@ -90,6 +98,7 @@ impl Default for Config {
             highest_priority: Priority::NORMAL,
             clients_per_user: 256,
             policy: PolicyKind::Priority,
+            cpu: Cpu::default(),
             rules: Vec::new(),
         }
     }
@@ -157,7 +166,17 @@ struct File {
     clients_per_user: Option<Spanned<usize>>,
     policy: Option<Spanned<String>>,
     #[serde(default)]
+    cpu: FileCpu,
+    #[serde(default)]
     rule: Vec<Spanned<FileRule>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileCpu {
+    nice: Option<bool>,
+    latency_critical: Option<Spanned<i32>>,
+    best_effort: Option<Spanned<i32>>,
 }
 
 #[derive(Deserialize)]
@@ -210,10 +229,30 @@ impl File {
             default_priority: priority(self.default_priority)?.unwrap_or(usual.default_priority),
             highest_priority: priority(self.highest_priority)?.unwrap_or(usual.highest_priority),
             clients_per_user: self.clients_per_user.map_or(usual.clients_per_user, Spanned::into_inner),
+            cpu: self.cpu.check()?,
             policy: self.policy.map(policy).transpose()?.unwrap_or(usual.policy),
             rules,
         })
     }
+}
+
+impl FileCpu {
+    fn check(self) -> Result<Cpu, Wrong> {
+        let usual = Cpu::default();
+        Ok(Cpu {
+            is_on: self.nice.unwrap_or(usual.is_on),
+            latency_critical: nice("latency_critical", self.latency_critical, -20..=0)?
+                .unwrap_or(usual.latency_critical),
+            best_effort: nice("best_effort", self.best_effort, 0..=19)?.unwrap_or(usual.best_effort),
+        })
+    }
+}
+
+fn nice(key: &str, number: Option<Spanned<i32>>, range: RangeInclusive<i32>) -> Result<Option<i32>, Wrong> {
+    let Some(number) = number else { return Ok(None) };
+    let (found, first, last) = (*number.get_ref(), range.start(), range.end());
+    let what = || Wrong::new(format!("cpu.{key} is from {first} to {last}, not {found}"), number.span());
+    range.contains(&found).then_some(Some(found)).ok_or_else(what)
 }
 
 impl FileRule {
@@ -292,6 +331,12 @@ mod tests {
     }
 
     #[test]
+    fn nice_values_are_settings() {
+        let cpu = parse("[cpu]\nnice = false\nlatency_critical = -3\nbest_effort = 19").unwrap().cpu;
+        assert_eq!(cpu, Cpu { is_on: false, latency_critical: -3, best_effort: 19 });
+    }
+
+    #[test]
     fn rules_name_users_and_groups_by_name_and_number() {
         let text = "[[rule]]\nuser = 'root'\nhighest_priority = 7\n[[rule]]\ngroup = 12\nallow = false";
         let rule = |who, allow, highest| Rule { who: Some(who), allow, highest_priority: highest, ..Rule::default() };
@@ -316,6 +361,11 @@ mod tests {
             ("[[rule]]\ncgroup = 'x'\nweight = 0", "line 3", "10000"),
             ("[[rule]]\ncommand = 'x'\nnice = 3", "line 3", "nice"),
             ("policy = 'best'", "line 1", "off, priority, fair"),
+            ("[cpu]\nlatency_critical = 1", "line 2", "cpu.latency_critical is from -20 to 0, not 1"),
+            ("[cpu]\nlatency_critical = -21", "line 2", "from -20 to 0"),
+            ("\n[cpu]\nbest_effort = -1", "line 3", "cpu.best_effort is from 0 to 19, not -1"),
+            ("[cpu]\nnice = 1", "line 2", "bool"),
+            ("[cpu]\nsmall = 1", "line 2", "small"),
         ];
         for (text, line, word) in cases {
             let error = parse(text).unwrap_err();

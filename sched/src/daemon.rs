@@ -3,11 +3,13 @@
 use crate::admission::Rules;
 use crate::clock;
 use crate::config::Config;
+use crate::cpu::CpuSide;
 use crate::gpus::Gpus;
 use crate::instance::Instance;
 use crate::listener::Listener;
 use crate::roster::Roster;
 use crate::server::{self, Server};
+use crate::telemetry::Telemetry;
 use crate::{signals, systemd};
 use aishim_abi::board::SLOTS;
 use aishim_abi::board_writer::Board;
@@ -45,13 +47,17 @@ pub fn run(options: &Options) -> Result<(), String> {
     let directory = prepare(options, owner)?;
     let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", directory.display());
     let _instance = Instance::take(&directory).map_err(|e| wrong(&e))?;
+    // Before anybody is let in: what an earlier daemon has left is put back first.
+    let cpu = CpuSide::new(&directory, config.cpu);
     let max_clients = with_descriptors(options.max_clients)?;
     let roster = roster(max_clients, &config)?;
     let listener = match activated {
         Some(socket) => Listener::activated(socket),
         None => Listener::bind(&directory, options.is_system).map_err(|e| wrong(&e))?,
     };
-    let mut server = Server::new(listener, signals, roster, Rules::new(config, owner)).map_err(|e| wrong(&e))?;
+    let telemetry = Telemetry::start(cpu).map_err(|e| format!("no thread can be made: {e}"))?;
+    let rules = Rules::new(config, owner);
+    let mut server = Server::new(listener, signals, roster, rules, telemetry).map_err(|e| wrong(&e))?;
     tracing::info!("listening in {}, for {max_clients} clients", directory.display());
     systemd::notify("READY=1");
     let served = server.run();

@@ -66,6 +66,11 @@ impl Gpus {
         self.places.iter().position(|place| place.as_ref().is_some_and(|gpu| gpu.uuid == uuid))
     }
 
+    /// The UUID of the GPU at a place.
+    pub(crate) fn uuid_of(&self, place: usize) -> Option<Uuid> {
+        Some(self.places.get(place)?.as_ref()?.uuid)
+    }
+
     /// Tells a GPU's policy what happened and writes down what it decides.
     pub(crate) fn tell(&mut self, place: usize, event: Event, now_ns: u64, board: &mut Board) {
         let Some(gpu) = self.places.get_mut(place).and_then(Option::as_mut) else { return };

@@ -11,6 +11,7 @@
 //! | `server`, `connection`, `requests` | the loop, what a connection may cost, what each request does |
 //! | `roster`, `peers` | who is there, with the board kept up; who has to be told of whom |
 //! | [`order`], `gpus`, `watch` | the seam to the policies, what they are told, what is written down |
+//! | [`cpu`], `telemetry` | nice values of clients' threads; what GPUs do, by NVML and by pages, on threads of their own |
 //! | [`policy`], [`virtual_clock`] | the policies, pure; a model of a GPU that runs them |
 //!
 //! What a client could do to others, and why it does not:
@@ -25,6 +26,7 @@ mod admission;
 mod clock;
 pub mod config;
 mod connection;
+pub mod cpu;
 pub mod daemon;
 pub mod glob;
 mod gpus;
@@ -38,5 +40,6 @@ mod roster;
 mod server;
 mod signals;
 mod systemd;
+mod telemetry;
 pub mod virtual_clock;
 mod watch;

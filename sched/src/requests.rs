@@ -7,7 +7,8 @@ use crate::server::{Server, refusal};
 use aishim_abi::board::Entry;
 use aishim_abi::client_page::{Identity, PageView};
 use aishim_abi::message::{
-    Answer, AskStatus, Done, Hello, Name, Reason, Request, SetClient, SetPolicy, Status, UsesGpu, Version, Welcome,
+    Answer, AskGpu, AskStatus, Done, Hello, Name, Reason, Request, SetClient, SetPolicy, Status, UsesGpu, Version,
+    Welcome,
 };
 use aishim_abi::rank::{Class, Weight};
 use rustix::fd::OwnedFd;
@@ -22,6 +23,10 @@ impl Server {
                 None => Err((Reason::BadMessage, 0)),
             },
             Request::AskStatus(AskStatus { version: Version }) => Ok(Some((self.status(), With::Board))),
+            Request::AskGpu(AskGpu { version: Version, uuid }) if self.roster.has_gpu(uuid) => {
+                Ok(Some((self.telemetry.figures(uuid, now_ns).into(), With::Nothing)))
+            }
+            Request::AskGpu(_) => Err((Reason::NoSuchGpu, 0)),
             Request::SetPolicy(set) => self.set_policy(number, &set, now_ns).map(Some),
             Request::SetClient(set) => self.set_client(number, &set, now_ns).map(Some),
         };

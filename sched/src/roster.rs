@@ -5,6 +5,7 @@
 
 use crate::gpus::Gpus;
 use crate::order::{ClientId, Event, Standing};
+use crate::telemetry::Present;
 use crate::watch::Watched;
 use aishim_abi::board::{Entry, JOB_MAX};
 use aishim_abi::board_writer::Board;
@@ -12,6 +13,7 @@ use aishim_abi::client_page::PageView;
 use aishim_abi::message::{Gpus as NamedGpus, Job, Reason};
 use aishim_abi::rank::{Class, ClassReason, PolicyKind, Priority, Uuid, Weight};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Most GPUs that one client may use.
 const GPUS_PER_CLIENT: u32 = 16;
@@ -59,7 +61,7 @@ pub(crate) struct Newcomer {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) entry: Entry,
-    pub(crate) page: PageView,
+    pub(crate) page: Arc<PageView>,
     job: Option<(u32, Job)>,
     watched: Watched,
     /// Its priority is what its behaviour suggests.
@@ -133,6 +135,23 @@ impl Roster {
         self.clients.iter().enumerate().filter_map(|(slot, client)| Some((slot, client.as_ref()?)))
     }
 
+    /// All clients, as whoever looks after their threads has to know them.
+    pub(crate) fn present(&self) -> Vec<Present> {
+        let present = |(_, client): (usize, &Client)| Present {
+            pid: client.entry.pid,
+            start_ticks: client.entry.start_ticks,
+            rank: client.entry.rank,
+            gpus: client.places().filter_map(|place| self.gpus.uuid_of(place)).collect(),
+            page: Arc::clone(&client.page),
+        };
+        self.iter().map(present).collect()
+    }
+
+    /// Whether a client uses that GPU.
+    pub(crate) fn has_gpu(&self, uuid: Uuid) -> bool {
+        self.gpus.place_of(uuid).is_some()
+    }
+
     /// The slots about which something has changed since this was last asked.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.changed)
@@ -167,7 +186,7 @@ impl Roster {
             class: newcomer.class,
         };
         let watched = Watched::default();
-        let client = Client { entry, page: newcomer.page, job, watched, follows: newcomer.follows };
+        let client = Client { entry, page: Arc::new(newcomer.page), job, watched, follows: newcomer.follows };
         let (id, standing, places) = (client.id(slot), client.standing(), client.places());
         if let Some(place) = self.clients.get_mut(slot) {
             *place = Some(client);

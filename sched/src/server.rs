@@ -7,6 +7,7 @@ use crate::connection::{Connection, With};
 use crate::listener::Listener;
 use crate::peers;
 use crate::roster::Roster;
+use crate::telemetry::Telemetry;
 use aishim_abi::channel::{Channel, ChannelError, Received};
 use aishim_abi::message::{self, Answer, Reason, Refused, Request};
 use rustix::event::Timespec;
@@ -58,6 +59,7 @@ pub(crate) struct Server {
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) roster: Roster,
     pub(crate) rules: Rules,
+    pub(crate) telemetry: Telemetry,
     next: u64,
     /// Connections of which there is more to read than was heard in their round.
     unheard: BTreeSet<u64>,
@@ -67,7 +69,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(listener: Listener, signals: OwnedFd, roster: Roster, rules: Rules) -> io::Result<Self> {
+    pub(crate) fn new(
+        listener: Listener,
+        signals: OwnedFd,
+        roster: Roster,
+        rules: Rules,
+        telemetry: Telemetry,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN)?;
@@ -78,6 +86,7 @@ impl Server {
             connections: BTreeMap::new(),
             roster,
             rules,
+            telemetry,
             next: 0,
             unheard: BTreeSet::new(),
             is_deaf: false,
@@ -102,7 +111,7 @@ impl Server {
         }
     }
 
-    /// Takes leave: all gates open, and no connection is left.
+    /// Takes leave: all gates open, no connection is left, and nice values are as they were.
     pub(crate) fn end(mut self) {
         self.roster.board_mut().end();
         self.connections.clear();
@@ -273,12 +282,20 @@ impl Server {
         }
     }
 
-    /// Tells those whom it concerns what has changed about others.
+    /// Tells those whom it concerns what has changed about others. One that turns out to have gone when it is told is a change itself, of
+    /// which no other event would remind us.
     fn spread(&mut self, now_ns: u64) {
-        let changed = self.roster.take_changed();
-        if changed.is_empty() {
-            return;
+        loop {
+            let changed = self.roster.take_changed();
+            if changed.is_empty() {
+                return;
+            }
+            self.spread_changed(&changed, now_ns);
         }
+    }
+
+    fn spread_changed(&mut self, changed: &BTreeSet<usize>, now_ns: u64) {
+        self.telemetry.set_clients(self.roster.present());
         let mut concerned = Vec::new();
         for (number, connection) in &mut self.connections {
             let Some(slot) = connection.slot else { continue };

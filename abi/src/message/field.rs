@@ -1,6 +1,6 @@
 //! The types that a message's fields may have, and how each lies in it.
 
-use super::{Reason, VERSION, Version};
+use super::{Reason, Source, VERSION, Version};
 use crate::layout::{put_text, text_of};
 use crate::rank::{Class, PolicyKind, Priority, Uuid, Weight};
 
@@ -37,6 +37,19 @@ impl Field for u64 {
 
     fn take(from: &[u8]) -> Option<Self> {
         Some(Self::from_le_bytes(from.try_into().ok()?))
+    }
+}
+
+impl Field for Option<u64> {
+    const BYTES: usize = 8;
+
+    fn put(&self, to: &mut [u8]) {
+        self.unwrap_or(u64::MAX).put(to);
+    }
+
+    fn take(from: &[u8]) -> Option<Self> {
+        let number = u64::take(from)?;
+        Some((number != u64::MAX).then_some(number))
     }
 }
 
@@ -86,6 +99,8 @@ as_number! {
         |number| if number == NOT_SAID { Some(None) } else { Class::from_number(number).map(Some) };
     PolicyKind: |p| p.number(), PolicyKind::from_number;
     Reason: |r| r.number(), Reason::from_number;
+    Source: |s| s.number(), Source::from_number;
+    Option<u32>: |n| n.unwrap_or(u32::MAX), |number| Some((number != u32::MAX).then_some(number));
 }
 
 /// Text of at most `N` - 1 bytes, without control characters; longer text is cut.

@@ -1,6 +1,6 @@
 //! The commands that talk to the coordinator: `aictl daemon status`, `aictl policy`, `aictl set`.
 //!
-//! What there is to know stands on the board, which it passes with its answer; it is asked for nothing else.
+//! What there is to know of clients stands on the board, which it passes with its answer; it is asked for what GPUs do, and for nothing else.
 
 pub(crate) mod policy;
 pub(crate) mod set;
@@ -10,7 +10,8 @@ use crate::failure::Failure;
 use aishim_abi::board_reader::BoardView;
 use aishim_abi::channel::{Channel, ChannelError};
 use aishim_abi::directory;
-use aishim_abi::message::{Answer, AskStatus, Reason, Refused, Request, Status, VERSION, Version};
+use aishim_abi::message::{Answer, AskGpu, AskStatus, GpuFigures, Reason, Refused, Request, Status, VERSION, Version};
+use aishim_abi::rank::Uuid;
 use rustix::io::Errno;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,6 +52,16 @@ impl Coordinator {
         let board = board
             .map_err(|e| Failure::Error(format!("the coordinator's board {e}: use the aictl that came with it")))?;
         Ok((status, board))
+    }
+
+    /// What a GPU does; none where no client uses it any more.
+    pub(crate) fn figures(&mut self, uuid: Uuid) -> Result<Option<GpuFigures>, Failure> {
+        let request = Request::from(AskGpu { version: Version, uuid });
+        match self.channel.ask(&request, None, PATIENCE).map_err(|e| failed(&self.directory, &e))?.0 {
+            Answer::GpuFigures(figures) => Ok(Some(figures)),
+            Answer::Refused(Refused { reason: Reason::NoSuchGpu, .. }) => Ok(None),
+            other => Err(refused(&other)),
+        }
     }
 
     /// Has something done.

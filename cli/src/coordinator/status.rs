@@ -6,7 +6,7 @@ use crate::stats::document;
 use crate::{output, units};
 use aishim_abi::board::{Entry, Gpu};
 use aishim_abi::board_reader::BoardView;
-use aishim_abi::message::Status;
+use aishim_abi::message::{GpuFigures, Source, Status};
 use aishim_observe::{procfs, user};
 use serde::Serialize;
 use std::fmt::Write;
@@ -38,7 +38,11 @@ pub(crate) fn main(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let What::Status { json } = arguments.what;
     let mut coordinator = Coordinator::find()?;
     let (status, board) = coordinator.status()?;
-    let document = Document::of(&coordinator, &status, &board);
+    let gpus: Vec<(usize, Gpu)> = board.gpus(now_ns()).collect();
+    let gpus =
+        gpus.into_iter().map(|(number, gpu)| Ok(GpuRow::of(number, &gpu, coordinator.figures(gpu.uuid)?.as_ref())));
+    let gpus = gpus.collect::<Result<Vec<_>, Failure>>()?;
+    let document = Document::of(&coordinator, &status, &board, gpus);
     let text = if json { document::written(&document, output::is_terminal())? + "\n" } else { document.page() };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -71,6 +75,14 @@ struct GpuRow {
     uuid: String,
     policy: &'static str,
     clients: u32,
+    /// Where `utilisation_percent` comes from: `nvml`, `pages`, or nothing.
+    source: Option<&'static str>,
+    utilisation_percent: Option<u32>,
+    pages_percent: Option<u32>,
+    memory_used_bytes: Option<u64>,
+    memory_total_bytes: Option<u64>,
+    sm_mhz: Option<u32>,
+    power_mw: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -88,7 +100,7 @@ struct ClientRow {
 }
 
 impl Document {
-    fn of(coordinator: &Coordinator, status: &Status, board: &BoardView) -> Self {
+    fn of(coordinator: &Coordinator, status: &Status, board: &BoardView, gpus: Vec<GpuRow>) -> Self {
         let mut names = user::Names::default();
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_unix_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
@@ -102,7 +114,7 @@ impl Document {
             clients: board.clients(),
             max_clients: status.max_clients,
             refused: board.refused(),
-            gpus: board.gpus(now_ns()).map(|(number, gpu)| GpuRow::of(number, &gpu)).collect(),
+            gpus,
             processes: board.entries().map(|(slot, entry)| ClientRow::of(slot, &entry, &mut names)).collect(),
         }
     }
@@ -120,8 +132,9 @@ impl Document {
             self.refused
         );
         for gpu in &self.gpus {
-            let GpuRow { number, uuid, policy, clients } = gpu;
+            let GpuRow { number, uuid, policy, clients, .. } = gpu;
             let _ = writeln!(page, "GPU {number}: {uuid}, policy {policy}, {clients} clients");
+            let _ = writeln!(page, "    {}", gpu.figures());
         }
         if !self.processes.is_empty() {
             page.push_str("\n    PID  USER      PRIORITY  RANK  LIMIT  WEIGHT  JOB  GPUS      COMMAND\n");
@@ -147,8 +160,47 @@ impl Document {
 }
 
 impl GpuRow {
-    fn of(number: usize, gpu: &Gpu) -> Self {
-        Self { number, uuid: gpu.uuid.to_string(), policy: gpu.policy.name(), clients: gpu.clients }
+    /// A GPU as the board and the coordinator tell of it.
+    fn of(number: usize, gpu: &Gpu, figures: Option<&GpuFigures>) -> Self {
+        Self {
+            number,
+            uuid: gpu.uuid.to_string(),
+            policy: gpu.policy.name(),
+            clients: gpu.clients,
+            source: figures.and_then(|figures| source(figures.source)),
+            utilisation_percent: figures.and_then(|figures| figures.utilisation_percent),
+            pages_percent: figures.and_then(|figures| figures.pages_percent),
+            memory_used_bytes: figures.and_then(|figures| figures.memory_used_bytes),
+            memory_total_bytes: figures.and_then(|figures| figures.memory_total_bytes),
+            sm_mhz: figures.and_then(|figures| figures.sm_mhz),
+            power_mw: figures.and_then(|figures| figures.power_mw),
+        }
+    }
+
+    /// What it does, in a line.
+    fn figures(&self) -> String {
+        let percent = |percent: Option<u32>| units::or_dash(percent.map(|percent| format!("{percent} %")));
+        let by = match self.source {
+            Some("nvml") => format!(" (NVML; its clients' pages: {})", percent(self.pages_percent)),
+            Some(_) => " (its clients' pages)".to_owned(),
+            None => String::new(),
+        };
+        format!(
+            "utilisation {}{by}, memory {} of {}, SM clock {}, power {}",
+            percent(self.utilisation_percent),
+            units::or_dash(self.memory_used_bytes.map(units::bytes)),
+            units::or_dash(self.memory_total_bytes.map(units::bytes)),
+            units::or_dash(self.sm_mhz.map(|mhz| format!("{mhz} MHz"))),
+            units::or_dash(self.power_mw.map(|mw| format!("{} W", (mw + 500) / 1_000)))
+        )
+    }
+}
+
+fn source(source: Source) -> Option<&'static str> {
+    match source {
+        Source::Nowhere => None,
+        Source::Pages => Some("pages"),
+        Source::Nvml => Some("nvml"),
     }
 }
 

@@ -55,6 +55,17 @@ impl State {
             ["scribble", seed] => self.scribble(seed.parse().unwrap()),
             ["want", limit_ms] => self.want(Duration::from_millis(limit_ms.parse().unwrap())),
             ["fork"] => self.leave_to_child(),
+            ["thread"] => begin_thread(),
+            ["churn", limit_ms] => {
+                let until = Instant::now() + Duration::from_millis(limit_ms.parse().unwrap());
+                (0..4).for_each(|_| drop(std::thread::spawn(move || beget(until))));
+                "churning".to_owned()
+            }
+            ["leave"] => {
+                self.channel = None;
+                "left".to_owned()
+            }
+            ["use", limit_ms] => self.use_gpu(Duration::from_millis(limit_ms.parse().unwrap())),
             other => panic!("{other:?}"),
         }
     }
@@ -174,6 +185,17 @@ impl State {
         "wanted".to_owned()
     }
 
+    /// Says for so long that it uses all of the GPU.
+    fn use_gpu(&self, limit: Duration) -> String {
+        let page = self.page.as_ref().unwrap().page().unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            page.used_ns.store(begun.elapsed().as_nanos() as u64, std::sync::atomic::Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        "used".to_owned()
+    }
+
     /// Leaves its connection to a child that outlives it, and tells that one's process id.
     fn leave_to_child(&self) -> String {
         // SAFETY: the child calls nothing but sleep and _exit, which are async-signal-safe.
@@ -188,6 +210,26 @@ impl State {
         }
         format!("child {child}")
     }
+}
+
+/// Begins a thread that does the same, and ends; until then.
+fn beget(until: Instant) {
+    std::thread::sleep(Duration::from_micros(300));
+    if Instant::now() < until {
+        std::thread::spawn(move || beget(until));
+    }
+}
+
+/// Begins a thread that does nothing; its id.
+fn begin_thread() -> String {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        sender.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    format!("thread {}", receiver.recv().unwrap())
 }
 
 fn told(answer: Result<(Answer, Option<OwnedFd>), ChannelError>) -> String {

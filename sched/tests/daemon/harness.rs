@@ -52,6 +52,18 @@ impl Daemon {
         self.process = start_in(self.directory.path(), &[]);
     }
 
+    /// Behind these words of a command, writing to a file what it says.
+    pub(crate) fn behind(words: &[&str], said: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = command(directory.path());
+        let mut behind = Command::new(words[0]);
+        behind.args(&words[1..]).arg(daemon.get_program()).args(daemon.get_args());
+        behind.env_remove("AISHIM_DIR").env("XDG_CONFIG_HOME", directory.path());
+        let process = behind.stderr(std::fs::File::create(said).unwrap()).spawn().unwrap();
+        let _ = wait_for("the daemon to listen", || Channel::connect(directory.path()).ok());
+        Self { directory, process }
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.process.id().cast_signed()
     }

@@ -4,6 +4,7 @@ mod admission;
 mod churn;
 mod client;
 mod cost;
+mod cpu;
 mod endings;
 mod harness;
 mod hostile;

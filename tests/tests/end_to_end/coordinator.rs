@@ -7,7 +7,7 @@ use aishim_abi::message::{Answer, Gpus, Hello, Job, Request, Version};
 use aishim_abi::rank::{Class, Priority, Uuid, Weight};
 use aishim_tests::{Sandbox, dist};
 use serde_json::Value;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -17,7 +17,18 @@ pub(crate) struct Daemon(pub(crate) Child);
 
 impl Daemon {
     pub(crate) fn start(sandbox: &Sandbox, arguments: &[&str]) -> Self {
+        let command = sandbox.native(dist::file("aischedd"));
+        Self::run(command, sandbox, arguments)
+    }
+
+    /// Where no NVML can be found.
+    fn start_without_nvml(sandbox: &Sandbox) -> Self {
         let mut command = sandbox.native(dist::file("aischedd"));
+        command.env("LD_LIBRARY_PATH", sandbox.directory());
+        Self::run(command, sandbox, &[])
+    }
+
+    fn run(mut command: Command, sandbox: &Sandbox, arguments: &[&str]) -> Self {
         let child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("aischedd");
         let begun = Instant::now();
         while Channel::connect(&sandbox.directory()).is_err() {
@@ -30,6 +41,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // In order, since it puts back what it gave this process; one that was stopped does not hear of it.
+        // SAFETY: a signal to a child of ours that has not been waited for.
+        unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGTERM) };
+        let begun = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -98,6 +116,61 @@ fn the_coordinator_and_its_clients_are_shown() {
     }
     let policies = aictl(&sandbox, &["policy"]).stdout;
     assert_eq!(policies, "abababab-abab-abab-abab-abababababab  priority\n");
+}
+
+/// Waits until the only GPU's utilisation is known; what is shown of it then.
+fn gpu_with_utilisation(sandbox: &Sandbox) -> Value {
+    let begun = Instant::now();
+    loop {
+        let gpu = status(sandbox)["gpus"][0].clone();
+        if !gpu["utilisation_percent"].is_null() && !gpu["pages_percent"].is_null() {
+            return gpu;
+        }
+        assert!(begun.elapsed() < LONG, "{gpu}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_a_gpu_does_is_shown_as_nvml_says() {
+    let sandbox = Sandbox::new();
+    let _daemon = Daemon::start(&sandbox, &[]);
+    // The simulated one.
+    let _client = join_on(&sandbox, 20, Uuid(*b"\xa1\x54\x1e\x00simcuda-gpu0"));
+    let gpu = gpu_with_utilisation(&sandbox);
+    assert_eq!((&gpu["source"], &gpu["sm_mhz"], &gpu["power_mw"]), (&"nvml".into(), &1980.into(), &75_000.into()));
+    assert!(gpu["memory_total_bytes"].as_u64() > gpu["memory_used_bytes"].as_u64(), "{gpu}");
+    let page = aictl(&sandbox, &["daemon", "status"]).stdout;
+    for words in ["utilisation 0 % (NVML; its clients' pages: 0 %), memory 0B of ", "SM clock 1980 MHz, power 75 W"] {
+        assert!(page.contains(words), "{page}");
+    }
+}
+
+#[test]
+fn what_a_gpu_does_that_nvml_does_not_know_is_known_from_pages() {
+    let known = Uuid(*b"\xa1\x54\x1e\x00simcuda-gpu0");
+    let without: fn(&Sandbox) -> Daemon = Daemon::start_without_nvml;
+    let with: fn(&Sandbox) -> Daemon = |sandbox| Daemon::start(sandbox, &[]);
+    for (start, gpu) in [(without, known), (with, Uuid([0xab; 16]))] {
+        let sandbox = Sandbox::new();
+        let _daemon = start(&sandbox);
+        let (_channel, page) = join_on(&sandbox, 20, gpu);
+        let used_ns = &page.page().expect("our own page").used_ns;
+        let begun = Instant::now();
+        loop {
+            used_ns.store(begun.elapsed().as_nanos() as u64 / 2, std::sync::atomic::Ordering::Relaxed);
+            let gpu = gpu_with_utilisation(&sandbox);
+            assert_eq!((&gpu["source"], &gpu["sm_mhz"]), (&"pages".into(), &Value::Null));
+            assert_eq!(gpu["utilisation_percent"], gpu["pages_percent"]);
+            if gpu["utilisation_percent"].as_u64().is_some_and(|percent| (30..=70).contains(&percent)) {
+                break;
+            }
+            assert!(begun.elapsed() < LONG, "{gpu}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let page = aictl(&sandbox, &["daemon", "status"]).stdout;
+        assert!(page.contains("% (its clients' pages), memory - of -, SM clock -, power -"), "{page}");
+    }
 }
 
 #[test]
