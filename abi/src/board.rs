@@ -50,6 +50,10 @@ pub const JOB_MAX: u32 = IS_JOB - 2;
 /// A turn that ends further ahead than this is none, in nanoseconds.
 pub const TURN_MAX_NS: u64 = 100_000_000;
 
+/// A turn that the coordinator does not end in time goes on for so long before it is everybody's, in nanoseconds. Without that
+/// all who wait would launch in the moment before it is passed on.
+pub const TURN_GRACE_NS: u64 = 3_000_000;
+
 /// What the coordinator says about one GPU.
 #[repr(C, align(64))]
 pub struct GpuRecord {

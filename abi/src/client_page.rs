@@ -58,7 +58,11 @@ pub struct Page {
     pub is_waiting: AtomicU32,
     /// Estimated GPU time of all that it has launched, in nanoseconds.
     pub launched_ns: AtomicU64,
-    _reserved1: [AtomicU64; 4],
+    /// Before this it will not launch again, as its habits say, by `CLOCK_MONOTONIC`; said when it falls idle, 0: not known.
+    pub due_ns: AtomicU64,
+    /// By this it will have, as far as habits go.
+    pub due_until_ns: AtomicU64,
+    _reserved1: [AtomicU64; 2],
 
     /// GPU time it has used, as its samples say, in nanoseconds.
     pub used_ns: AtomicU64,
@@ -86,6 +90,7 @@ const _: () = {
     assert!(offset_of!(Page, generation) == 16);
     assert!(offset_of!(Page, busy_until_ns) == 64);
     assert!(offset_of!(Page, turn_word) == 80);
+    assert!(offset_of!(Page, due_ns) == 96);
     assert!(offset_of!(Page, used_ns) == 128);
     assert!(offset_of!(Page, class_suggested) == 168);
     assert!(offset_of!(Page, _rest) == 192);

@@ -1,7 +1,7 @@
 //! The GPUs that clients use: their places on the board, and the policy of each.
 
 use crate::order::{self, Decision, Event, Order};
-use aishim_abi::board::GPUS;
+use aishim_abi::board::{GPUS, TURN_GRACE_NS};
 use aishim_abi::board_writer::Board;
 use aishim_abi::rank::{PolicyKind, Uuid};
 
@@ -78,7 +78,7 @@ impl Gpus {
         for decision in self.decisions.drain(..) {
             match decision {
                 Decision::Turn { rank, turn, until_ns } => {
-                    board.set_turn(place, rank.number() as usize, turn, until_ns);
+                    board.set_turn(place, rank.number() as usize, turn, until_ns.saturating_add(TURN_GRACE_NS));
                 }
                 Decision::Open { until_ns } => board.set_open(place, until_ns),
             }

@@ -17,6 +17,9 @@ const TELL_NS: u64 = 8_000_000;
 pub(crate) struct Watched {
     looked_ns: u64,
     wants: bool,
+    /// What it had launched, and its word for falling idle.
+    launched_ns: u64,
+    turn_word: u32,
     /// What it had used when that was last told.
     used_ns: Option<u64>,
     told_ns: u64,
@@ -30,7 +33,12 @@ impl Watched {
         }
         self.looked_ns = now_ns;
         // Each part of a page is a cache line that its owner has just written; most looks are at one only.
-        let mut wants = page.busy_until_ns(now_ns).is_some() || page.is_waiting() > 0;
+        let (launched_ns, turn_word) = (page.launched_ns(), page.turn_word());
+        // One that is on the CPU between two launches wants still, unless it has waited for its work to end: else its turn would be passed
+        // on while it prepares its next kernel, and two would launch at a time.
+        let is_between = self.wants && launched_ns != self.launched_ns && turn_word == self.turn_word;
+        (self.launched_ns, self.turn_word) = (launched_ns, turn_word);
+        let mut wants = page.busy_until_ns(now_ns).is_some() || page.is_waiting() > 0 || is_between;
         let mut more_ns = 0;
         if self.used_ns.is_none() || wants != self.wants || now_ns.saturating_sub(self.told_ns) >= TELL_NS {
             // Whoever has written over its page wants nothing any more, and has used nothing.

@@ -1,9 +1,12 @@
 //! The process's own page: until when the GPU will be busy with what it has launched, as it estimates.
 //!
+//! An idle process also says when it will be back, as its habits say ([`habits`](super::habits)).
+//!
 //! A launch adds what its kind takes on average ([`expected_ns`](crate::sampling)) to what was there, or to now where that is
 //! past. Plain loads and stores: of two threads that launch in the same few nanoseconds one addition may be lost, which is worth less
 //! than the estimate itself, while a locked addition would cost each launch as much as all the rest of this.
 
+use super::habits;
 use crate::clock;
 use crate::segment::bump;
 use aishim_abi::client_page::{Identity, OwnPage, Page};
@@ -76,18 +79,25 @@ pub(super) fn page() -> Option<&'static Page> {
     unsafe { WORDS.load(Acquire).as_ref() }
 }
 
-/// A launch has been made at `now_ns`; true where the backlog is to be marked.
+/// A launch is made at `now_ns`, which is said before the driver is asked, so that others stop at once; true where the backlog is to be marked.
 #[inline]
 pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     let Some(page) = page() else { return false };
+    habits::launches(now_ns);
     let estimate_ns = ESTIMATE_NS.load(Relaxed).max(now_ns).wrapping_add(cost_ns);
     ESTIMATE_NS.store(estimate_ns, Relaxed);
     page.busy_until_ns.store(estimate_ns.max(page.busy_until_ns.load(Relaxed)), Relaxed);
     bump(&page.launched_ns, cost_ns);
+    super::backlog::ran(cost_ns);
     if now_ns.wrapping_sub(page.renewed_ns.load(Relaxed)) > RENEW_NS {
         renew(page, now_ns);
     }
     super::backlog::is_mark_due(page.launched_ns.load(Relaxed))
+}
+
+/// How much longer the GPU will be busy, by the estimate alone.
+pub(super) fn estimate_left_ns(now_ns: u64) -> u64 {
+    ESTIMATE_NS.load(Relaxed).saturating_sub(now_ns)
 }
 
 /// Says that what stands there is so at this moment.
@@ -127,6 +137,9 @@ pub(super) fn hold() {
 pub(super) fn fall_idle() {
     let Some(own) = shown() else { return };
     let now_ns = monotonic_ns(clock::now());
+    if let Some(page) = own.page() {
+        habits::falls_idle(page, now_ns);
+    }
     ESTIMATE_NS.store(now_ns, Relaxed);
     // Where it was idle by its own estimate, nobody sleeps on it: no system call.
     if own.page().is_some_and(|page| page.busy_until_ns.load(Relaxed) > now_ns) {

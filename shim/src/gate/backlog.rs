@@ -13,13 +13,18 @@
 //!   tenth lets the queue grow for ever; worth another look once it is measured how far estimates are off;
 //! * *a write to host memory after each part, by cuStreamWriteValue:* a look costs a load and not a call, but the part costs the same
 //!   0.8 us, and memory operations may be switched off in the driver;
-//! * **two bounds:** 300 us while somebody more important was active in the last 100 ms or others wait for their turn, and 3 ms else: a tenth of the
-//!   events and of the sleeps, and the first request after a pause waits for 3 ms at most and two thirds of that on average.
+//! * *two bounds, 300 us while somebody more important was active in the last 100 ms and 3 ms else:* a tenth of the events and of the sleeps while
+//!   nobody is there; beside somebody who is, the small one holds all the time, and a training job lost a quarter of its throughput (H100,
+//!   100 us, 1 x train beside bertg at 150 a second);
+//! * **up to the moment at which somebody may come ([`habits`](super::habits)), 150 us from then on, 3 ms at most:** the same job lost 16 %.
+//!
+//! A kernel of more than half a millisecond is not begun while somebody is due, since nothing can stop it: it waits until they have come and gone, or
+//! have not come. That is for programs in which such kernels are rare. Where they are most of the work it would leave the GPU idle.
 //!
 //! An event on one stream tells nothing about others; a program with several has the bound on average.
 
 use super::activity;
-use super::situation::Room;
+use super::situation::{self, Room};
 use crate::cuda::{Status, sys};
 use crate::driver;
 use crate::handlers::capture::Section;
@@ -27,25 +32,37 @@ use crate::segment::{self, bump};
 use aishim_abi::statistics::Statistic;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// Most that may be out while somebody waits, or is likely to come at any moment.
-const TIGHT_NS: u64 = 300_000;
+/// Most that may be out while somebody may come at any moment.
+const TIGHT_NS: u64 = 150_000;
 
-/// The same while nobody was there for [`RECENT_NS`].
+/// The same while nobody will.
 const LOOSE_NS: u64 = 3_000_000;
 
-/// How long somebody more important who was active is expected back at any moment.
+/// How long somebody more important who was active is expected back at any moment, where nothing is known of their habits.
 const RECENT_NS: u64 = 100_000_000;
+
+/// A kernel that is not begun while somebody is due.
+const LONG_NS: u64 = 500_000;
+
+/// Unless more than one part in so many of the GPU's time goes into such kernels.
+const RARE: u64 = 4;
 
 /// Events for each bound.
 const PARTS: u64 = 3;
 
+/// And no less often than this, since much may be allowed now and little in a moment.
+const LONGEST_PART_NS: u64 = 500_000;
+
 /// Nothing completes for so long: perhaps kernels spin until others are launched (NCCL), and must not be kept waiting.
 pub(super) const STUCK_NS: u64 = 5_000_000;
 
-/// So long is there no bound then.
-const OPEN_NS: u64 = 1_000_000_000;
+/// So long is the bound wider then: by as much again, and twice that if it happens again meanwhile, and so on.
+const OPEN_NS: u64 = 200_000_000;
+
+/// The bound is not widened more than to 2^20 of the smallest, two and a half minutes.
+const MOST_STUCK: u32 = 20;
 
 /// The most events that there are; one more is not recorded.
 const MARKS: usize = 64;
@@ -57,9 +74,19 @@ static MARKED_NS: AtomicU64 = AtomicU64::new(0);
 /// From one mark to the next; `u64::MAX` while nothing is bounded.
 static PART_NS: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// When somebody more important was last seen active, and until when there is no bound.
+/// When somebody more important was last seen active, and until when the bound is wider.
 static SEEN_NS: AtomicU64 = AtomicU64::new(0);
 static OPEN_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
+
+/// How often nothing completed, the last times in a row.
+static STUCK: AtomicU32 = AtomicU32::new(0);
+
+/// What may be out.
+static LIMIT_NS: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// GPU time of long kernels and of all, of the last second or two.
+static LONG_RAN_NS: AtomicU64 = AtomicU64::new(0);
+static RAN_NS: AtomicU64 = AtomicU64::new(0);
 
 static MARKED: Mutex<Marked> = Mutex::new(Marked { out: VecDeque::new(), spare: Vec::new() });
 
@@ -81,23 +108,65 @@ struct Marked {
 #[inline]
 pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64) -> bool {
     if room == Room::Unbounded {
-        set_part(u64::MAX);
+        set(&PART_NS, u64::MAX);
         return true;
     }
     let Some(page) = activity::page() else { return true };
-    let is_recent = now_ns.wrapping_sub(SEEN_NS.load(Relaxed)) < RECENT_NS;
-    let limit_ns = if room == Room::Tight || is_recent { TIGHT_NS } else { LOOSE_NS };
-    set_part(limit_ns / PARTS);
+    let prospect = situation::prospect(now_ns);
+    if prospect.is_due && cost_ns > LONG_NS && is_long_rare() {
+        return false;
+    }
+    let is_recent = || now_ns.wrapping_sub(SEEN_NS.load(Relaxed)) < RECENT_NS;
+    let mut limit_ns = if prospect.is_due || prospect.is_open && is_recent() {
+        TIGHT_NS
+    } else {
+        LOOSE_NS.min(prospect.until_ns.saturating_sub(now_ns)).max(TIGHT_NS)
+    };
+    set(&PART_NS, (limit_ns / PARTS).min(LONGEST_PART_NS));
+    if now_ns < OPEN_UNTIL_NS.load(Relaxed) {
+        limit_ns = limit_ns.saturating_add(TIGHT_NS << STUCK.load(Relaxed).min(MOST_STUCK));
+    }
+    set(&LIMIT_NS, limit_ns);
     let out_ns = out_ns(page.launched_ns.load(Relaxed));
-    out_ns == 0 || out_ns + cost_ns <= limit_ns || now_ns < OPEN_UNTIL_NS.load(Relaxed)
+    out_ns == 0 || out_ns + cost_ns <= limit_ns
+}
+
+/// Whether long kernels are the exception in this program.
+fn is_long_rare() -> bool {
+    LONG_RAN_NS.load(Relaxed) * RARE <= RAN_NS.load(Relaxed)
+}
+
+/// What kernels the program launches; plain stores, as all that is estimated.
+#[inline]
+pub(super) fn ran(cost_ns: u64) {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let all_ns = RAN_NS.load(Relaxed) + cost_ns;
+    if cost_ns > LONG_NS {
+        LONG_RAN_NS.store(LONG_RAN_NS.load(Relaxed) + cost_ns, Relaxed);
+    }
+    RAN_NS.store(all_ns, Relaxed);
+    if all_ns > 2 * SECOND_NS {
+        RAN_NS.store(all_ns / 2, Relaxed);
+        LONG_RAN_NS.store(LONG_RAN_NS.load(Relaxed) / 2, Relaxed);
+    }
 }
 
 /// Written only when it changes: every launching thread reads it.
 #[inline]
-fn set_part(part_ns: u64) {
-    if PART_NS.load(Relaxed) != part_ns {
-        PART_NS.store(part_ns, Relaxed);
+fn set(place: &AtomicU64, ns: u64) {
+    if place.load(Relaxed) != ns {
+        place.store(ns, Relaxed);
     }
+}
+
+/// Nothing is known to be out.
+pub(super) fn is_empty() -> bool {
+    activity::page().is_none_or(|page| out_ns(page.launched_ns.load(Relaxed)) == 0)
+}
+
+/// Something has been launched since the last mark.
+pub(super) fn is_unmarked() -> bool {
+    activity::page().is_some_and(|page| page.launched_ns.load(Relaxed) > MARKED_NS.load(Relaxed))
 }
 
 /// What is out, as far as is known.
@@ -182,13 +251,15 @@ pub(super) fn collect() -> bool {
     is_more
 }
 
-/// How long to sleep before it is worth looking again.
-pub(super) fn step_ns() -> u64 {
-    (PART_NS.load(Relaxed) / 2).clamp(30_000, 500_000)
+/// How long it will be, by the estimate, until there is room.
+pub(super) fn until_room_ns(now_ns: u64) -> u64 {
+    activity::estimate_left_ns(now_ns).saturating_sub(LIMIT_NS.load(Relaxed))
 }
 
-/// Nothing completes: there is no bound for a while.
-pub(super) fn lift(now_ns: u64) {
+/// Nothing completes: the bound is wider for a while.
+pub(super) fn widen(now_ns: u64) {
+    let is_again = now_ns < OPEN_UNTIL_NS.load(Relaxed);
+    STUCK.store(if is_again { STUCK.load(Relaxed).saturating_add(1) } else { 0 }, Relaxed);
     OPEN_UNTIL_NS.store(now_ns.saturating_add(OPEN_NS), Relaxed);
     segment::add(Statistic::Openings, 1);
     if let Some(page) = activity::page() {

@@ -17,12 +17,14 @@
 //! | [`situation`] | what is known: the board, who is more important, which GPUs, whose turn is ours |
 //! | [`activity`] | the process's own page: until when the GPU is busy |
 //! | [`shown`] | what people are shown of it, and what the process's behaviour suggests |
+//! | [`habits`] | when it will be back, as its habits say |
 //! | [`wait`] | waiting at the gate |
 //! | [`backlog`] | how much of the process's own work is queued, and how much may be |
 
 mod activity;
 mod backlog;
 mod client;
+mod habits;
 mod shown;
 mod situation;
 mod wait;
@@ -62,6 +64,7 @@ pub(crate) fn launch(
         start = clock::now();
         now_ns = activity::monotonic_ns(start);
     }
+    let is_mark_due = activity::launched(cost_ns, now_ns);
     let status = if is_counted {
         let status = call();
         let call_ns = clock::ns(clock::now().wrapping_sub(start));
@@ -70,7 +73,7 @@ pub(crate) fn launch(
     } else {
         sampling::launch(hook, call, stream, thread, key, measurable)
     };
-    if status.is_ok() && activity::launched(cost_ns, now_ns) {
+    if is_mark_due && status.is_ok() {
         fenced(|| backlog::mark(streams::key(stream, hook) as sys::CUstream));
     }
     status

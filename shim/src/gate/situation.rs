@@ -8,7 +8,7 @@
 //! launch, and a process that is stopped while it looks keeps everything), or pages that are never unmapped (a daemon that is
 //! restarted for a year).
 
-use aishim_abi::board::{SLOTS, Turn};
+use aishim_abi::board::{SLOTS, TURN_GRACE_NS, Turn};
 use aishim_abi::board_reader::{BoardView, Gates};
 use aishim_abi::client_page::{Page, Peers, busy_until_ns};
 use aishim_abi::rank::Priority;
@@ -82,9 +82,7 @@ pub(super) enum Room {
     /// As much as the program likes: nobody is there whom it could keep waiting.
     Unbounded,
     /// Somebody more important may come.
-    Loose,
-    /// Somebody else waits for their turn now.
-    Tight,
+    Bounded,
 }
 
 /// What a launch has to know at this moment.
@@ -113,7 +111,7 @@ fn look_at<const ALL: bool>(now_ns: u64) -> Result<Room, Closed> {
             if gate.turn != TURN.load(Relaxed) {
                 return Err(Closed::Turn { gpu, until_ns: gate.until_ns });
             }
-            room = Room::Tight;
+            room = Room::Bounded;
         }
     }
     // Pairs with the release in `list`.
@@ -123,8 +121,7 @@ fn look_at<const ALL: bool>(now_ns: u64) -> Result<Room, Closed> {
     }
     match find_busy::<ALL>(places, listed, ordered, now_ns) {
         Some(closed) => Err(closed),
-        None if room == Room::Unbounded => Ok(Room::Loose),
-        None => Ok(room),
+        None => Ok(Room::Bounded),
     }
 }
 
@@ -150,6 +147,49 @@ fn find_busy<const ALL: bool>(places: &Places, listed: usize, ordered: u64, now_
         LAST_BUSY[place % LAST_BUSY.len()].store(place as u32, Relaxed);
         is_busy(place)
     })
+}
+
+/// What is known of the time to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Prospect {
+    /// Somebody more important may launch at any moment from now on, and is expected to.
+    pub(super) is_due: bool,
+    /// Of somebody more important nobody knows when that will be.
+    pub(super) is_open: bool,
+    /// Until then nobody more important will, and the turn is ours.
+    pub(super) until_ns: u64,
+}
+
+/// No word of another's is believed about more than this.
+const FORESIGHT_NS: u64 = 50_000_000;
+
+/// Who may come when, while nobody more important is on the GPU.
+pub(super) fn prospect(now_ns: u64) -> Prospect {
+    let mut prospect = Prospect { is_due: false, is_open: false, until_ns: u64::MAX };
+    let Some(places) = PLACES.get() else { return prospect };
+    let mut left = GPUS.load(Relaxed);
+    while left != 0 {
+        let gate = places.gates.gate(left.trailing_zeros() as usize, rank(), now_ns);
+        left &= left - 1;
+        if gate.turn != Turn::Everybody.to_word() {
+            prospect.until_ns = prospect.until_ns.min(gate.until_ns.saturating_sub(TURN_GRACE_NS));
+        }
+    }
+    // Pairs with the release in `list`.
+    let listed = LISTED.load(Acquire);
+    // Of many there is always one of whom nothing is known.
+    prospect.is_open = listed > FEW;
+    for peer in LIST.iter().take(listed.min(FEW)) {
+        let Some(page) = places.pages.get(peer.slot.load(Relaxed) as usize) else { continue };
+        let (from_ns, to_ns) = (page.due_ns.load(Relaxed), page.due_until_ns.load(Relaxed));
+        if from_ns == 0 || now_ns >= to_ns || to_ns > now_ns.saturating_add(FORESIGHT_NS) {
+            prospect.is_open = true;
+        } else {
+            prospect.is_due |= now_ns >= from_ns;
+            prospect.until_ns = prospect.until_ns.min(from_ns);
+        }
+    }
+    prospect
 }
 
 /// The rank that counts.
@@ -266,7 +306,7 @@ mod tests {
         assert_eq!(look(now), Err(Closed::Turn { gpu: 1, until_ns: now + 4 * MS }));
         assert_eq!(look(now + 4 * MS), Ok(Room::Unbounded), "it ends by its time");
         board.set_turn(1, 20, Turn::Client(3), now + 4 * MS);
-        assert_eq!(look(now), Ok(Room::Tight), "ours, and somebody else waits");
+        assert_eq!(look(now), Ok(Room::Bounded), "ours, and somebody else waits");
         board.set_turn(1, 20, Turn::Everybody, u64::MAX);
 
         let pages: Vec<_> = (0..40)
@@ -277,7 +317,7 @@ mod tests {
                 places.peers.lay(slot, &copy(page.descriptor())).unwrap();
             }
             list((0..count).map(|slot| (slot, 0b10)));
-            assert_eq!(look(now), Ok(Room::Loose));
+            assert_eq!(look(now), Ok(Room::Bounded));
             for busy in [0, count - 1] {
                 let page = pages[busy].page().unwrap();
                 page.busy_until_ns.store(now + MS, Relaxed);
@@ -289,16 +329,16 @@ mod tests {
                 board.set_open(1, now + MS);
                 assert_eq!(look(now), Ok(Room::Unbounded), "all gates are open");
                 board.set_open(1, 0);
-                assert_eq!(look_at_all(now + MS), Ok(Room::Loose));
+                assert_eq!(look_at_all(now + MS), Ok(Room::Bounded));
                 page.busy_until_ns.store(0, Relaxed);
             }
         }
         list([(0, 0b01)].into_iter());
         pages[0].page().unwrap().busy_until_ns.store(now + MS, Relaxed);
-        assert_eq!(look(now), Ok(Room::Loose), "on another GPU");
+        assert_eq!(look(now), Ok(Room::Bounded), "on another GPU");
         list([(0, 0b10)].into_iter());
         places.peers.clear(0).unwrap();
-        assert_eq!(look(now), Ok(Room::Loose), "gone");
+        assert_eq!(look(now), Ok(Room::Bounded), "gone");
         board.set_policy(1, PolicyKind::Fair, false);
         board.set_turn(1, 0, Turn::Client(5), now + MS);
         assert_eq!(
