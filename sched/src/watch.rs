@@ -94,11 +94,41 @@ mod tests {
         assert_eq!(watched.look(&view, id, 38 * MS), [Some(Event::Used(id, 700)), None]);
         page.used_ns.store(1_800, Relaxed);
         assert_eq!(watched.look(&view, id, 40 * MS), [Some(Event::Used(id, 100)), Some(Event::Idle(id))]);
+        page.busy_until_ns.store(59 * MS, Relaxed);
+        page.renewed_ns.store(58 * MS, Relaxed);
+        assert_eq!(watched.look(&view, id, 58 * MS), [None, None], "not looked at so often while it is idle");
+        page.busy_until_ns.store(0, Relaxed);
         page.is_waiting.store(1, Relaxed);
         assert_eq!(watched.look(&view, id, 60 * MS), [None, Some(Event::Wanting(id))]);
         page.magic.store(0, Relaxed);
         page.used_ns.store(u64::MAX, Relaxed);
         assert_eq!(watched.look(&view, id, 68 * MS), [None, Some(Event::Idle(id))], "scribbled over");
         assert_eq!(watched.look(&view, id, 88 * MS), [None, None]);
+    }
+
+    #[test]
+    fn one_that_launches_wants_also_between_two_launches() {
+        let own = OwnPage::create(&Identity { pid: 1, start_ticks: 1, generation: 1 }).unwrap();
+        let view = PageView::open(rustix::io::fcntl_dupfd_cloexec(own.descriptor().unwrap(), 3).unwrap()).unwrap();
+        let page = own.page().unwrap();
+        let id = ClientId { slot: 1, generation: 1 };
+        let mut watched = Watched::default();
+        let mut at = |ms: u64, launched_ns: u64, busy_until_ms: u64| {
+            page.launched_ns.store(launched_ns, Relaxed);
+            page.renewed_ns.store(ms * MS, Relaxed);
+            page.busy_until_ns.store(busy_until_ms * MS, Relaxed);
+            watched.look(&view, id, ms * MS)[1]
+        };
+        assert_eq!(at(20, 100, 30), Some(Event::Wanting(id)));
+        assert_eq!(at(22, 200, 0), None, "launched since, and on the CPU now");
+        assert_eq!(at(24, 200, 0), Some(Event::Idle(id)), "nothing launched since");
+        assert_eq!(at(60, 300, 70), Some(Event::Wanting(id)));
+        page.turn_word.fetch_add(1, Relaxed);
+        let mut at = |ms: u64, launched_ns: u64| {
+            page.launched_ns.store(launched_ns, Relaxed);
+            page.busy_until_ns.store(0, Relaxed);
+            watched.look(&view, id, ms * MS)[1]
+        };
+        assert_eq!(at(62, 400), Some(Event::Idle(id)), "it has waited for its work to end");
     }
 }

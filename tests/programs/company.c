@@ -1,5 +1,5 @@
 /* Works until SIGTERM: launches of so many NANOSECONDS, waiting for them after every EVERYth (0: never) and then pausing for so many
- * MICROSECONDS. */
+ * MICROSECONDS. With a fourth number each launch is followed by one of a larger block that takes so many NANOSECONDS. */
 #include "program.h"
 #include <signal.h>
 
@@ -15,15 +15,18 @@ int main(int argc, char **argv)
 {
     unsigned long long ns = strtoull(argv[1], NULL, 10);
     int every = atoi(argv[2]), pause_us = atoi(argv[3]);
+    unsigned long long other_ns = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
+    void *other[] = {&other_ns};
     CUstream stream;
 
-    (void)argc;
     signal(SIGTERM, on_term);
     make_context();
     load_kernels();
     CHECK(cuStreamCreate(&stream, 1));
     for (int i = 1; !stop; i++) {
         CHECK(launch_spin(ns, stream));
+        if (other_ns != 0)
+            CHECK(cuLaunchKernel(spin, 1, 1, 1, 2, 1, 1, 0, stream, other, NULL));
         if (every != 0 && i % every == 0) {
             CHECK(cuStreamSynchronize(stream));
             if (pause_us != 0)

@@ -32,7 +32,7 @@ use crate::segment::{self, bump};
 use aishim_abi::statistics::Statistic;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Most that may be out while somebody may come at any moment.
 const TIGHT_NS: u64 = 150_000;
@@ -56,7 +56,11 @@ const PARTS: u64 = 3;
 const LONGEST_PART_NS: u64 = 500_000;
 
 /// Nothing completes for so long: perhaps kernels spin until others are launched (NCCL), and must not be kept waiting.
-pub(super) const STUCK_NS: u64 = 5_000_000;
+const STUCK_NS: u64 = 5_000_000;
+
+/// The same before the first mark of a bound is done: it stands behind all that was queued without one. Where the bound widened for that, what came
+/// through kept the queue as long as it was, and the bound widened for ever.
+const FIRST_NS: u64 = 1_000_000_000;
 
 /// So long is the bound wider then: by as much again, and twice that if it happens again meanwhile, and so on.
 const OPEN_NS: u64 = 200_000_000;
@@ -77,6 +81,9 @@ static PART_NS: AtomicU64 = AtomicU64::new(u64::MAX);
 /// When somebody more important was last seen active, and until when the bound is wider.
 static SEEN_NS: AtomicU64 = AtomicU64::new(0);
 static OPEN_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
+
+/// No mark of this bound has been done yet.
+static IS_FIRST: AtomicBool = AtomicBool::new(true);
 
 /// How often nothing completed, the last times in a row.
 static STUCK: AtomicU32 = AtomicU32::new(0);
@@ -190,6 +197,7 @@ pub(super) fn begin() {
     let launched_ns = activity::page().map_or(0, |page| page.launched_ns.load(Relaxed));
     MARKED_NS.store(launched_ns, Relaxed);
     DONE_NS.fetch_max(launched_ns, Relaxed);
+    IS_FIRST.store(true, Relaxed);
 }
 
 /// Puts an event behind what has been launched on `stream`.
@@ -242,6 +250,7 @@ pub(super) fn collect() -> bool {
         marked.out.pop_front();
         marked.spare.push(event);
         DONE_NS.fetch_max(launched_ns, Relaxed);
+        IS_FIRST.store(false, Relaxed);
         is_more = true;
     }
     // Nothing is watched: what there is beyond the last mark gets one with the next launch.
@@ -251,9 +260,16 @@ pub(super) fn collect() -> bool {
     is_more
 }
 
-/// How long it will be, by the estimate, until there is room.
+/// How long it will be, by the estimate, until there is room. The estimate is not corrected by what was seen done, and where launches take less than
+/// they are thought to, it runs ahead for ever; so it counts for no more than what is out.
 pub(super) fn until_room_ns(now_ns: u64) -> u64 {
-    activity::estimate_left_ns(now_ns).saturating_sub(LIMIT_NS.load(Relaxed))
+    let out_ns = activity::page().map_or(0, |page| out_ns(page.launched_ns.load(Relaxed)));
+    activity::estimate_left_ns(now_ns).min(out_ns).saturating_sub(LIMIT_NS.load(Relaxed))
+}
+
+/// How long nothing has to complete before the bound widens.
+pub(super) fn stuck_ns() -> u64 {
+    if IS_FIRST.load(Relaxed) { FIRST_NS } else { STUCK_NS }
 }
 
 /// Nothing completes: the bound is wider for a while.

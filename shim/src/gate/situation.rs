@@ -116,8 +116,12 @@ fn look_at<const ALL: bool>(now_ns: u64) -> Result<Room, Closed> {
     }
     // Pairs with the release in `list`.
     let listed = LISTED.load(Acquire);
-    if listed == 0 || ordered == 0 {
+    if listed == 0 {
         return Ok(room);
+    }
+    // All gates are open for a moment: what is queued then is in the way of those more important afterwards, so it stays bounded.
+    if ordered == 0 {
+        return Ok(Room::Bounded);
     }
     match find_busy::<ALL>(places, listed, ordered, now_ns) {
         Some(closed) => Err(closed),
@@ -167,13 +171,17 @@ const FORESIGHT_NS: u64 = 50_000_000;
 pub(super) fn prospect(now_ns: u64) -> Prospect {
     let mut prospect = Prospect { is_due: false, is_open: false, until_ns: u64::MAX };
     let Some(places) = PLACES.get() else { return prospect };
-    let mut left = GPUS.load(Relaxed);
+    let (mut left, mut is_ordered) = (GPUS.load(Relaxed), false);
     while left != 0 {
         let gate = places.gates.gate(left.trailing_zeros() as usize, rank(), now_ns);
         left &= left - 1;
+        is_ordered |= gate.waits_for_peers;
         if gate.turn != Turn::Everybody.to_word() {
             prospect.until_ns = prospect.until_ns.min(gate.until_ns.saturating_sub(TURN_GRACE_NS));
         }
+    }
+    if !is_ordered {
+        return prospect;
     }
     // Pairs with the release in `list`.
     let listed = LISTED.load(Acquire);
@@ -327,7 +335,9 @@ mod tests {
                 assert!((0..20).any(|_| look(now) == closed), "seen before long");
                 assert_eq!(look(now), closed, "and from then on");
                 board.set_open(1, now + MS);
-                assert_eq!(look(now), Ok(Room::Unbounded), "all gates are open");
+                assert_eq!(look(now), Ok(Room::Bounded), "all gates are open");
+                let all_is_well = Prospect { is_due: false, is_open: false, until_ns: u64::MAX };
+                assert_eq!(prospect(now), all_is_well, "nothing is held back for anybody then");
                 board.set_open(1, 0);
                 assert_eq!(look_at_all(now + MS), Ok(Room::Bounded));
                 page.busy_until_ns.store(0, Relaxed);

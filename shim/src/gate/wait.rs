@@ -124,7 +124,7 @@ fn own_work(cost_ns: u64, stream: sys::CUstream) {
         if backlog::has_room(cost_ns, room, now_ns) {
             break;
         }
-        if now_ns.saturating_sub(progress_ns) > backlog::STUCK_NS {
+        if now_ns.saturating_sub(progress_ns) > backlog::stuck_ns() {
             backlog::widen(now_ns);
             break;
         }

@@ -42,6 +42,14 @@ fn company(sandbox: &Sandbox, priority: u32, kernel_us: u64, every: u32, pause_u
     sandbox.start(&mut command)
 }
 
+/// The same with a second kind of kernel, launched after each of the first.
+fn company_of_two(sandbox: &Sandbox, priority: u32, [kernel_us, other_us]: [u64; 2]) -> Running {
+    let mut command = sandbox.shimmed(Program::new("company").build());
+    let numbers = [kernel_us * 1000, 0, 0, other_us * 1000];
+    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", priority.to_string());
+    sandbox.start(command.args(numbers.map(|number| number.to_string())))
+}
+
 fn signal(running: &Running, number: i32) {
     // SAFETY: kill(2) of a child that was not waited for yet.
     unsafe { libc::kill(running.child.id() as i32, number) };
@@ -271,6 +279,26 @@ fn little_is_queued_while_somebody_more_important_is_there() {
         coordinator.seen(long.child.id()).map_or(0, |seen| which_of(seen.figures, "openings")) > 0
     });
     signal(&long, libc::SIGKILL);
+    end(important);
+}
+
+/// A kernel that fits only where nothing else is queued, behind one that is too short for a mark of its own: nobody saw the short one done, and
+/// each such pair waited until the bound opened.
+#[test]
+fn a_kernel_that_fits_only_by_itself_waits_for_no_more_than_what_is_before_it() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let important = company(&sandbox, 80, 100, 1, 50_000);
+    is_client(&sandbox, &important, 1);
+    let other = company_of_two(&sandbox, 5, [20, 400]);
+    is_client(&sandbox, &other, 1);
+    let waits = || statistic(&sandbox, &other, Statistic::BacklogWaits);
+    wait_until("it waits for its own work", || waits() > 20);
+    let before = waits();
+    wait_until("it waits again and again", || waits() > before + 200);
+    let openings = coordinator.seen(other.child.id()).map(|seen| which_of(seen.figures, "openings"));
+    assert!(openings.is_some_and(|openings| openings < 10), "{openings:?} of 200 pairs waited 5 ms for nothing");
+    end(other);
     end(important);
 }
 
