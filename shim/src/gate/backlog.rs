@@ -16,7 +16,7 @@
 //! * *two bounds, 300 us while somebody more important was active in the last 100 ms and 3 ms else:* a tenth of the events and of the sleeps while
 //!   nobody is there; beside somebody who is, the small one holds all the time, and a training job lost a quarter of its throughput (H100,
 //!   100 us, 1 x train beside bertg at 150 a second);
-//! * **up to the moment at which somebody may come ([`habits`](super::habits)), 150 us from then on, 3 ms at most:** the same job lost 16 %.
+//! * **up to the moment at which somebody may come ([`habits`](super::habits)), 150 us from then on, 3 ms at most:** the same job lost 16 % (with 100 us).
 //!
 //! A kernel of more than half a millisecond is not begun while somebody is due, since nothing can stop it: it waits until they have come and gone, or
 //! have not come. That is for programs in which such kernels are rare. Where they are most of the work it would leave the GPU idle.
