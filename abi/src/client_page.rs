@@ -234,6 +234,14 @@ impl PageView {
         self.page().map_or(0, |page| page.launched_ns.load(Relaxed))
     }
 
+    /// Between which times an idle owner says it will launch again; none where it does not know.
+    #[must_use]
+    pub fn due_ns(&self) -> Option<(u64, u64)> {
+        let page = self.page()?;
+        let due_ns = page.due_ns.load(Relaxed);
+        (due_ns != 0).then(|| (due_ns, page.due_until_ns.load(Relaxed)))
+    }
+
     /// What its gate did and its samples say.
     #[must_use]
     pub fn figures(&self) -> Figures {

@@ -57,6 +57,8 @@ pub struct Seen {
     pub is_waiting: u32,
     /// Estimated GPU time of all it has launched, in nanoseconds.
     pub launched_ns: u64,
+    /// Between which times it says it will launch again.
+    pub due_ns: Option<(u64, u64)>,
 }
 
 impl Coordinator {
@@ -94,7 +96,7 @@ impl Coordinator {
         })?;
         let page = &client.page;
         let (figures, is_waiting, launched_ns) = (page.figures(), page.is_waiting(), page.launched_ns());
-        Some(Seen { slot: slot as u32, figures, is_waiting, launched_ns })
+        Some(Seen { slot: slot as u32, figures, is_waiting, launched_ns, due_ns: page.due_ns() })
     }
 
     /// What a process said of itself.

@@ -282,6 +282,33 @@ fn little_is_queued_while_somebody_more_important_is_there() {
     end(important);
 }
 
+/// A service that rests 10 ms after each request says so; one whose requests follow at once says that it may be back at once.
+#[test]
+fn an_idle_process_says_when_it_will_be_back() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let regular = company(&sandbox, 80, 500, 1, 10_000);
+    let eager = company(&sandbox, 80, 500, 1, 0);
+    is_client(&sandbox, &regular, 1);
+    is_client(&sandbox, &eager, 1);
+    let rest_ns = |running: &Running| {
+        let (from_ns, to_ns) = coordinator.seen(running.child.id())?.due_ns?;
+        Some((from_ns.saturating_sub(monotonic_ns()), to_ns.saturating_sub(from_ns)))
+    };
+    // Just after it fell idle; a rest is never shorter than it asks for, but the processors of this machine may make it longer.
+    wait_until("it rests for 10 ms", || {
+        rest_ns(&regular).is_some_and(|(rest_ns, more_ns)| rest_ns > 8_000_000 && more_ns <= 50_000_000)
+    });
+    wait_until("it rests for next to nothing", || {
+        coordinator.seen(eager.child.id()).is_some_and(|seen| seen.due_ns.is_some())
+    });
+    for _ in 0..100 {
+        assert!(rest_ns(&eager).is_none_or(|(rest_ns, _)| rest_ns < 5_000_000), "{:?}", rest_ns(&eager));
+    }
+    end(regular);
+    end(eager);
+}
+
 /// A kernel that fits only where nothing else is queued, behind one that is too short for a mark of its own: nobody saw the short one done, and
 /// each such pair waited until the bound opened.
 #[test]
