@@ -11,16 +11,12 @@
 //! threads times bytes; `demand` is that, in percent of the pool. At 100 % or more, misses are to be expected: a block
 //! has to be freed and known to be done with before the next request can be served.
 
-use std::{
-    ptr::NonNull,
-    sync::{
-        Barrier,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
-};
+mod nothing;
+
+use std::{sync::Barrier, time::Instant};
 
 use aishim_pool::{DEFAULT_CAPACITY_BYTES, GrowOutcome, Mark, PinnedSource, Pool, PoolConfig, WorkFence};
+use nothing::pool;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 fn main() {
@@ -140,35 +136,4 @@ fn pin_to(processor: usize) -> bool {
     let mut set = CpuSet::new();
     set.set(processor);
     sched_setaffinity(None, &set).is_ok()
-}
-
-fn pool() -> Pool {
-    let pool = Pool::new(&PoolConfig::default(), Box::new(Addresses(AtomicUsize::new(1 << 40))), Box::new(Idle));
-    while matches!(pool.grow(), Ok(GrowOutcome::Grown(_))) {}
-    pool
-}
-
-/// Gives out addresses with nothing behind them.
-struct Addresses(AtomicUsize);
-
-impl PinnedSource for Addresses {
-    fn reserve(&self, bytes: usize) -> Result<NonNull<u8>, i32> {
-        let base = self.0.fetch_add(bytes, Ordering::Relaxed);
-        NonNull::new(std::ptr::without_provenance_mut(base)).ok_or(2)
-    }
-
-    fn release(&self, _address: NonNull<u8>, _bytes: usize) {}
-}
-
-/// A GPU that has never anything to do.
-struct Idle;
-
-impl WorkFence for Idle {
-    fn mark(&self) -> Option<Mark> {
-        Some(0)
-    }
-
-    fn passed(&self, _mark: Mark) -> bool {
-        true
-    }
 }

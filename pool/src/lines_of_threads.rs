@@ -1,11 +1,10 @@
 //! Tests: how seldom threads that each have blocks of their own meet in a cache line. See [`lines`](crate::lines).
 
-use std::{
-    ptr::NonNull,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+#[path = "../examples/nothing/mod.rs"]
+mod nothing;
 
 use crate::{FreeOutcome, GrowOutcome, Mark, PinnedSource, Pool, PoolConfig, WorkFence, lines, shard};
+use nothing::pool;
 
 /// How many pairs of an allocation and its free had to fetch so many lines from other processors.
 #[derive(Debug, Default)]
@@ -114,35 +113,4 @@ impl Dice {
 fn pair(pool: &Pool, bytes: usize) {
     let address = pool.alloc(bytes, 0).unwrap();
     assert_eq!(pool.free(address.as_ptr()), FreeOutcome::Freed);
-}
-
-fn pool() -> Pool {
-    let pool = Pool::new(&PoolConfig::default(), Box::new(Addresses(AtomicUsize::new(1 << 40))), Box::new(Idle));
-    while matches!(pool.grow(), Ok(GrowOutcome::Grown(_))) {}
-    pool
-}
-
-/// Gives out addresses with nothing behind them.
-struct Addresses(AtomicUsize);
-
-impl PinnedSource for Addresses {
-    fn reserve(&self, bytes: usize) -> Result<NonNull<u8>, i32> {
-        let base = self.0.fetch_add(bytes, Ordering::Relaxed);
-        NonNull::new(std::ptr::without_provenance_mut(base)).ok_or(2)
-    }
-
-    fn release(&self, _address: NonNull<u8>, _bytes: usize) {}
-}
-
-/// A GPU that has never anything to do.
-struct Idle;
-
-impl WorkFence for Idle {
-    fn mark(&self) -> Option<Mark> {
-        Some(0)
-    }
-
-    fn passed(&self, _mark: Mark) -> bool {
-        true
-    }
 }

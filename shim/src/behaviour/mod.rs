@@ -19,7 +19,7 @@ use aishim_abi::statistics::Statistic;
 use std::sync::atomic::Ordering::Relaxed;
 use watch::{Sample, Watch};
 
-/// The class suggested; none of another than the listening thread, which takes turns with itself.
+/// What was seen of the process since the conversation began; the listening thread's own.
 pub(crate) struct Behaviour {
     watch: Watch,
 }

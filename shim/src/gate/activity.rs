@@ -6,7 +6,7 @@
 //! past. Plain loads and stores: of two threads that launch in the same few nanoseconds one addition may be lost, which is worth less
 //! than the estimate itself, while a locked addition would cost each launch as much as all the rest of this.
 
-use super::habits;
+use super::{backlog, habits};
 use crate::clock;
 use crate::segment::bump;
 use aishim_abi::client_page::{Identity, OwnPage, Page};
@@ -88,11 +88,11 @@ pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     ESTIMATE_NS.store(estimate_ns, Relaxed);
     page.busy_until_ns.store(estimate_ns.max(page.busy_until_ns.load(Relaxed)), Relaxed);
     bump(&page.launched_ns, cost_ns);
-    super::backlog::ran(cost_ns);
+    backlog::ran(cost_ns);
     if now_ns.wrapping_sub(page.renewed_ns.load(Relaxed)) > RENEW_NS {
         renew(page, now_ns);
     }
-    super::backlog::is_mark_due(page.launched_ns.load(Relaxed))
+    backlog::is_mark_due(page.launched_ns.load(Relaxed))
 }
 
 /// How much longer the GPU will be busy, by the estimate alone.
@@ -135,14 +135,12 @@ pub(super) fn hold() {
 
 /// There is no work on the GPU any more; wakes those who would still wait for it.
 pub(super) fn fall_idle() {
-    let Some(own) = shown() else { return };
+    let Some((own, page)) = shown().and_then(|own| Some((own, own.page()?))) else { return };
     let now_ns = monotonic_ns(clock::now());
-    if let Some(page) = own.page() {
-        habits::falls_idle(page, now_ns);
-    }
+    habits::falls_idle(page, now_ns);
     ESTIMATE_NS.store(now_ns, Relaxed);
     // Where it was idle by its own estimate, nobody sleeps on it: no system call.
-    if own.page().is_some_and(|page| page.busy_until_ns.load(Relaxed) > now_ns) {
+    if page.busy_until_ns.load(Relaxed) > now_ns {
         own.fall_idle(now_ns);
     }
 }

@@ -38,8 +38,11 @@ fn ends(gap_ns: u64) {
     GAP_NS[seen % GAPS].store(gap_ns, Relaxed);
 }
 
-/// The process has fallen idle.
+/// The process has fallen idle, or is still: a program that asks again and again whether its work is done has nothing new to say.
 pub(super) fn falls_idle(page: &Page, now_ns: u64) {
+    if IDLE_NS.load(Relaxed) != 0 {
+        return;
+    }
     IDLE_NS.store(now_ns, Relaxed);
     let (shortest_ns, longest_ns) = GAP_NS.iter().fold((u64::MAX, 0), |(shortest_ns, longest_ns), gap| {
         let gap_ns = gap.load(Relaxed);
@@ -81,6 +84,8 @@ mod tests {
         let now = gap(5 * MS);
         falls_idle(page, now);
         assert_eq!(due_ns(), (now + 5 * MS, now + 6 * MS));
+        falls_idle(page, now + MS);
+        assert_eq!(due_ns(), (now + 5 * MS, now + 6 * MS), "idle since then");
         (0..GAPS).for_each(|_| _ = gap(7_000 * MS));
         falls_idle(page, now);
         assert_eq!(due_ns().0, 0, "pauses say nothing");

@@ -21,6 +21,11 @@ const SPIN_NS: u64 = 5_000;
 const FAR_NS: u64 = 150_000;
 const WAKE_NS: u64 = 80_000;
 
+/// Awake for so long since something was last done, a time slice of another process's; a processor is not for more than that. From then on, and where
+/// nothing is out and only somebody's coming is waited for, steps are slept.
+const AWAKE_NS: u64 = 2_000_000;
+const STEP_NS: u64 = 100_000;
+
 /// One sleep on a more important client is no longer than this, since the board may open all gates meanwhile, which that client does
 /// not announce.
 const LONGEST_NS: u64 = 5_000_000;
@@ -119,7 +124,8 @@ fn own_work(cost_ns: u64, stream: sys::CUstream) {
     while applies()
         && let Ok(room) = situation::look_at_all(now_ns)
     {
-        if backlog::collect() || backlog::is_empty() {
+        let is_empty = backlog::is_empty();
+        if backlog::collect() || is_empty {
             progress_ns = now_ns;
         }
         if backlog::has_room(cost_ns, room, now_ns) {
@@ -131,6 +137,7 @@ fn own_work(cost_ns: u64, stream: sys::CUstream) {
         }
         match backlog::until_room_ns(now_ns) {
             far_ns if far_ns > FAR_NS => sleep((far_ns - WAKE_NS).min(LONGEST_NS)),
+            _ if is_empty || now_ns.saturating_sub(progress_ns) > AWAKE_NS => sleep(STEP_NS),
             _ => spin(),
         }
         now_ns = clock::monotonic_ns();
