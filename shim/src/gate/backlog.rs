@@ -58,8 +58,9 @@ const LONGEST_PART_NS: u64 = 500_000;
 /// Nothing completes for so long: perhaps kernels spin until others are launched (NCCL), and must not be kept waiting.
 const STUCK_NS: u64 = 5_000_000;
 
-/// The same before the first mark of a bound is done: it stands behind all that was queued without one. Where the bound widened for that, what came
-/// through kept the queue as long as it was, and the bound widened for ever.
+/// The same before the first mark of a bound is done, which stands behind all that was queued without one; and the most that is added for what is known to
+/// be queued before the next mark, all but the last kernel. Where the bound widened for either, what came through kept the queue as long as it was, and
+/// the bound widened for ever.
 const FIRST_NS: u64 = 1_000_000_000;
 
 /// So long is the bound wider then: by as much again, and twice that if it happens again meanwhile, and so on.
@@ -81,6 +82,9 @@ static PART_NS: AtomicU64 = AtomicU64::new(u64::MAX);
 /// When somebody more important was last seen active, and until when the bound is wider.
 static SEEN_NS: AtomicU64 = AtomicU64::new(0);
 static OPEN_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
+
+/// What has to be done before the kernel that the next mark waits for, by the estimate.
+static AHEAD_NS: AtomicU64 = AtomicU64::new(0);
 
 /// No mark of this bound has been done yet.
 static IS_FIRST: AtomicBool = AtomicBool::new(true);
@@ -106,19 +110,31 @@ struct Event {
 
 #[derive(Default)]
 struct Marked {
-    /// Events on the GPU, the oldest first, and what had been launched before each.
-    out: VecDeque<(Event, u64)>,
+    /// On the GPU, the oldest first.
+    out: VecDeque<Mark>,
     spare: Vec<Event>,
+}
+
+/// An event behind launches.
+#[derive(Clone, Copy)]
+struct Mark {
+    event: Event,
+    /// What had been launched when it was put there, and what of that was the last launch.
+    launched_ns: u64,
+    last_ns: u64,
 }
 
 /// Whether a launch of so much fits.
 #[inline]
 pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64) -> bool {
     if room == Room::Unbounded {
-        set(&PART_NS, u64::MAX);
+        unbind();
         return true;
     }
     let Some(page) = activity::page() else { return true };
+    if PART_NS.load(Relaxed) == u64::MAX {
+        begin();
+    }
     let prospect = situation::prospect(now_ns);
     if prospect.is_due && cost_ns > LONG_NS && is_long_rare() {
         return false;
@@ -192,17 +208,22 @@ pub(super) fn seen_active(now_ns: u64) {
     SEEN_NS.store(now_ns, Relaxed);
 }
 
+/// Nothing is bounded any more, or not yet: the next launch that is begins a bound.
+pub(super) fn unbind() {
+    set(&PART_NS, u64::MAX);
+}
+
 /// A bound begins: what was launched before is none of its business.
-pub(super) fn begin() {
+fn begin() {
     let launched_ns = activity::page().map_or(0, |page| page.launched_ns.load(Relaxed));
     MARKED_NS.store(launched_ns, Relaxed);
     DONE_NS.fetch_max(launched_ns, Relaxed);
     IS_FIRST.store(true, Relaxed);
 }
 
-/// Puts an event behind what has been launched on `stream`.
+/// Puts an event behind what has been launched on `stream`, the last launch of which takes so long.
 #[cold]
-pub(super) fn mark(stream: sys::CUstream) {
+pub(super) fn mark(stream: sys::CUstream, last_ns: u64) {
     let Some(page) = activity::page() else { return };
     // Another thread is at it: its mark stands for this launch too, or the next one's does.
     let Some(mut marked) = MARKED.try_lock() else { return };
@@ -210,7 +231,7 @@ pub(super) fn mark(stream: sys::CUstream) {
     MARKED_NS.store(launched_ns, Relaxed);
     let recorded = if marked.out.len() < MARKS { record(&mut marked, stream) } else { None };
     match recorded {
-        Some(event) => marked.out.push_back((event, launched_ns)),
+        Some(event) => marked.out.push_back(Mark { event, launched_ns, last_ns }),
         // What cannot be watched is not bounded.
         None if marked.out.is_empty() => DONE_NS.store(launched_ns, Relaxed),
         None => {}
@@ -243,7 +264,7 @@ pub(super) fn collect() -> bool {
     let Some(mut marked) = MARKED.try_lock() else { return false };
     let Some(_section) = Section::enter() else { return false };
     let mut is_more = false;
-    while let Some((event, launched_ns)) = marked.out.front().copied() {
+    while let Some(Mark { event, launched_ns, .. }) = marked.out.front().copied() {
         if driver::event_query(event.handle as sys::CUevent) == Status::NOT_READY {
             break;
         }
@@ -253,6 +274,8 @@ pub(super) fn collect() -> bool {
         IS_FIRST.store(false, Relaxed);
         is_more = true;
     }
+    let ahead_ns = marked.out.front().map_or(0, |mark| mark.launched_ns.saturating_sub(mark.last_ns));
+    AHEAD_NS.store(ahead_ns.saturating_sub(DONE_NS.load(Relaxed)), Relaxed);
     // Nothing is watched: what there is beyond the last mark gets one with the next launch.
     if marked.out.is_empty() {
         is_more |= DONE_NS.fetch_max(MARKED_NS.load(Relaxed), Relaxed) < MARKED_NS.load(Relaxed);
@@ -269,7 +292,7 @@ pub(super) fn until_room_ns(now_ns: u64) -> u64 {
 
 /// How long nothing has to complete before the bound widens.
 pub(super) fn stuck_ns() -> u64 {
-    if IS_FIRST.load(Relaxed) { FIRST_NS } else { STUCK_NS }
+    if IS_FIRST.load(Relaxed) { FIRST_NS } else { STUCK_NS + AHEAD_NS.load(Relaxed).min(FIRST_NS) }
 }
 
 /// Nothing completes: the bound is wider for a while.
@@ -288,7 +311,7 @@ pub(crate) fn forget_context(context: usize) {
     let mut marked = MARKED.lock();
     marked.spare.retain(|event| event.context != context);
     let before = marked.out.len();
-    marked.out.retain(|(event, _)| event.context != context);
+    marked.out.retain(|mark| mark.event.context != context);
     if marked.out.len() != before && marked.out.is_empty() {
         DONE_NS.fetch_max(MARKED_NS.load(Relaxed), Relaxed);
     }

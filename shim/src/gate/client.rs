@@ -348,15 +348,11 @@ impl Conversation {
                 self.welcome = Some(welcome);
                 stands(Coordinator::Client);
                 segment::add(Statistic::Conversations, 1);
-                backlog::begin();
             }
             (Answer::Peer(peer), Some(page)) => {
                 let slot = peer.slot as usize;
                 if slot >= SLOTS {
                     return Err(Ended::Nonsense);
-                }
-                if self.peers.is_empty() {
-                    backlog::begin();
                 }
                 situation::reserve().map_err(|_| Ended::NoPage)?.peers.lay(slot, &page)?;
                 self.peers.insert(slot, (peer.generation, peer.gpus));
@@ -395,6 +391,7 @@ impl Conversation {
         let is_in_company = situation::read_own(welcome.slot as usize, welcome.generation, now_ns);
         if is_in_company != (mode::mode() & mode::IN_COMPANY != 0) {
             let change = if is_in_company { mode::set } else { mode::clear };
+            backlog::unbind();
             change(mode::IN_COMPANY);
         }
         let gpus = devices();
@@ -411,6 +408,7 @@ impl Conversation {
 impl Drop for Conversation {
     fn drop(&mut self) {
         mode::clear(mode::IN_COMPANY);
+        backlog::unbind();
         shown::end();
         situation::forget(self.peers.keys().copied());
         if let Some(channel) = self.channel.take()

@@ -74,7 +74,7 @@ pub(crate) fn launch(
         sampling::launch(hook, call, stream, thread, key, measurable)
     };
     if is_mark_due && status.is_ok() {
-        fenced(|| backlog::mark(streams::key(stream, hook) as sys::CUstream));
+        fenced(|| backlog::mark(streams::key(stream, hook) as sys::CUstream, cost_ns));
     }
     status
 }
@@ -93,7 +93,7 @@ pub(crate) fn enter(stream: usize, hook: Hook) {
             wait::wait(cost_ns, stream);
         }
         if activity::launched(cost_ns, activity::monotonic_ns(clock::now())) {
-            backlog::mark(stream);
+            backlog::mark(stream, cost_ns);
         }
     });
 }

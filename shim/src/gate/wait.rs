@@ -119,7 +119,7 @@ fn own_work(cost_ns: u64, stream: sys::CUstream) {
     let (mut now_ns, mut progress_ns) = (begun_ns, begun_ns);
     // What no mark stands behind would not be seen done.
     if backlog::is_unmarked() {
-        backlog::mark(stream);
+        backlog::mark(stream, 0);
     }
     while applies()
         && let Ok(room) = situation::look_at_all(now_ns)

@@ -324,7 +324,8 @@ fn a_kernel_that_fits_only_by_itself_waits_for_no_more_than_what_is_before_it() 
     let before = waits();
     wait_until("it waits again and again", || waits() > before + 200);
     let openings = coordinator.seen(other.child.id()).map(|seen| which_of(seen.figures, "openings"));
-    assert!(openings.is_some_and(|openings| openings < 10), "{openings:?} of 200 pairs waited 5 ms for nothing");
+    // It was 149 and more; where the processors are taken, the simulated GPU stands still for 5 ms by itself now and then (18 of 200).
+    assert!(openings.is_some_and(|openings| openings < 50), "{openings:?} of 200 pairs waited 5 ms for nothing");
     end(other);
     end(important);
 }
