@@ -309,8 +309,8 @@ fn an_idle_process_says_when_it_will_be_back() {
     end(eager);
 }
 
-/// A kernel that fits only where nothing else is queued, behind one that is too short for a mark of its own: nobody saw the short one done, and
-/// each such pair waited until the bound opened.
+/// A kernel that fits only where nothing else is queued, behind one that is too short for a mark of its own. The bound widened where nothing was seen done for
+/// 5 ms, what came through made the queue longer, and so on: 149 and more of 200 waits ended like that.
 #[test]
 fn a_kernel_that_fits_only_by_itself_waits_for_no_more_than_what_is_before_it() {
     let sandbox = Sandbox::new();
@@ -320,12 +320,16 @@ fn a_kernel_that_fits_only_by_itself_waits_for_no_more_than_what_is_before_it() 
     let other = company_of_two(&sandbox, 5, [20, 400]);
     is_client(&sandbox, &other, 1);
     let waits = || statistic(&sandbox, &other, Statistic::BacklogWaits);
+    let openings = || coordinator.seen(other.child.id()).map_or(u64::MAX, |seen| which_of(seen.figures, "openings"));
     wait_until("it waits for its own work", || waits() > 20);
-    let before = waits();
-    wait_until("it waits again and again", || waits() > before + 200);
-    let openings = coordinator.seen(other.child.id()).map(|seen| which_of(seen.figures, "openings"));
-    // It was 149 and more; where the processors are taken, the simulated GPU stands still for 5 ms by itself now and then (18 of 200).
-    assert!(openings.is_some_and(|openings| openings < 50), "{openings:?} of 200 pairs waited 5 ms for nothing");
+    // The best of five: where the processors are taken, the simulated GPU stands still for 5 ms by itself now and then.
+    let opened = (0..5).map(|_| {
+        let before = (waits(), openings());
+        wait_until("it waits again and again", || waits() > before.0 + 200);
+        openings() - before.1
+    });
+    let fewest = opened.min();
+    assert!(fewest.is_some_and(|fewest| fewest < 5), "{fewest:?} of 200 pairs waited 5 ms for nothing");
     end(other);
     end(important);
 }
