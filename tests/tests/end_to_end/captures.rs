@@ -15,7 +15,10 @@ fn beside_others(mode: &str) {
     assert_eq!(outcome.stdout, format!("{launched} launches, {TIMES} captures\n"));
     assert_eq!(segment.calls("cuGraphLaunch"), 3 * TIMES);
     assert_eq!(segment.statistic(Statistic::Captures), TIMES);
-    assert!(segment.statistic(Statistic::GpuSamples) > 0, "sampling was at work");
+    // Event pairs beside the captures, also those that were given up afterwards: where the processors are taken, half of the eight or nine that there
+    // are come too late behind their first event.
+    let pairs = [Statistic::GpuSamples, Statistic::GpuSamplesContended, Statistic::GpuSamplesDiscarded];
+    assert!(pairs.iter().any(|which| segment.statistic(*which) > 0), "sampling was at work");
 }
 
 #[test]
