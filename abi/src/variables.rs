@@ -61,6 +61,12 @@ pub const ALL: &[Variable] = &[
         text: "The runtime directory, where processes publish their figures.",
     },
     Variable {
+        name: "AISHIM_GATE",
+        values: Values::Words(&["ahead", "wait"]),
+        default: "ahead",
+        text: "Where launches that have to give way wait: on the GPU, with the program running ahead, or in the program.",
+    },
+    Variable {
         name: "AISHIM_JOB",
         values: Values::Path,
         default: "TORCHELASTIC_RUN_ID",

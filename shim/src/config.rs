@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) weight_wished: Option<u32>,
     /// The job that the process is part of; empty for none.
     pub(crate) job: String,
+    /// Whether launches that have to give way are queued behind a wait on the GPU.
+    pub(crate) is_gate_on_gpu: bool,
     /// Whether copies of pageable memory are staged.
     pub(crate) copying: bool,
     /// Whether GPU time is sampled.
@@ -97,6 +99,7 @@ impl Config {
             class: class(),
             weight_wished: number(c"AISHIM_WEIGHT").map(|number| number as u32),
             job: job(),
+            is_gate_on_gpu: raw(c"AISHIM_GATE").is_none_or(|v| v != b"wait"),
             copying: raw(c"AISHIM_COPY").is_none_or(|v| v != b"off"),
             sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
             directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),

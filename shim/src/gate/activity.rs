@@ -95,6 +95,13 @@ pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     backlog::is_mark_due(page.launched_ns.load(Relaxed))
 }
 
+/// A launch is made that waits on the GPU; never is a mark due.
+#[inline]
+pub(super) fn queued(now_ns: u64) -> bool {
+    habits::launches(now_ns);
+    false
+}
+
 /// How much longer the GPU will be busy, by the estimate alone.
 pub(super) fn estimate_left_ns(now_ns: u64) -> u64 {
     ESTIMATE_NS.load(Relaxed).saturating_sub(now_ns)

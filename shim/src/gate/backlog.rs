@@ -56,7 +56,7 @@ const PARTS: u64 = 3;
 const LONGEST_PART_NS: u64 = 500_000;
 
 /// Nothing completes for so long: perhaps kernels spin until others are launched (NCCL), and must not be kept waiting.
-const STUCK_NS: u64 = 5_000_000;
+pub(super) const STUCK_NS: u64 = 5_000_000;
 
 /// The same before the first mark of a bound is done, which stands behind all that was queued without one; and the most that is added for what is known to
 /// be queued before the next mark, all but the last kernel. Where the bound widened for either, what came through kept the queue as long as it was, and
@@ -135,23 +135,28 @@ pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64) -> bool {
     if PART_NS.load(Relaxed) == u64::MAX {
         begin();
     }
-    let prospect = situation::prospect(now_ns);
-    if prospect.is_due && cost_ns > LONG_NS && is_long_rare() {
-        return false;
-    }
-    let is_recent = || now_ns.wrapping_sub(SEEN_NS.load(Relaxed)) < RECENT_NS;
-    let mut limit_ns = if prospect.is_due || prospect.is_open && is_recent() {
-        TIGHT_NS
-    } else {
-        LOOSE_NS.min(prospect.until_ns.saturating_sub(now_ns)).max(TIGHT_NS)
-    };
+    let Some(limit_ns) = limit_ns(cost_ns, now_ns, TIGHT_NS) else { return false };
     set(&PART_NS, (limit_ns / PARTS).min(LONGEST_PART_NS));
-    if now_ns < OPEN_UNTIL_NS.load(Relaxed) {
-        limit_ns = limit_ns.saturating_add(TIGHT_NS << STUCK.load(Relaxed).min(MOST_STUCK));
-    }
     set(&LIMIT_NS, limit_ns);
     let out_ns = out_ns(page.launched_ns.load(Relaxed));
     out_ns == 0 || out_ns + cost_ns <= limit_ns
+}
+
+/// How much may be out with a launch of so much, `tight_ns` while somebody may come at any moment; none where it is too long to be begun then.
+#[inline]
+pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64) -> Option<u64> {
+    let prospect = situation::prospect(now_ns);
+    if prospect.is_due && cost_ns > LONG_NS && is_long_rare() {
+        return None;
+    }
+    let is_recent = || now_ns.wrapping_sub(SEEN_NS.load(Relaxed)) < RECENT_NS;
+    let limit_ns = if prospect.is_due || prospect.is_open && is_recent() {
+        tight_ns
+    } else {
+        LOOSE_NS.min(prospect.until_ns.saturating_sub(now_ns)).max(tight_ns)
+    };
+    let wider_ns = if now_ns < OPEN_UNTIL_NS.load(Relaxed) { tight_ns << STUCK.load(Relaxed).min(MOST_STUCK) } else { 0 };
+    Some(limit_ns.saturating_add(wider_ns))
 }
 
 /// Whether long kernels are the exception in this program.
@@ -307,7 +312,7 @@ pub(super) fn widen(now_ns: u64) {
 }
 
 /// A context has gone, and its events with it.
-pub(crate) fn forget_context(context: usize) {
+pub(super) fn forget_context(context: usize) {
     let mut marked = MARKED.lock();
     marked.spare.retain(|event| event.context != context);
     let before = marked.out.len();

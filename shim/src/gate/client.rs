@@ -8,7 +8,7 @@
 //! A program may close descriptors that it has not opened (closefrom(3)) and get the same number for a file of its own. So before the
 //! thread touches its socket it makes sure that it still is the one; the rest of the conversation is given up then, not closed.
 
-use super::{activity, backlog, shown, situation};
+use super::{activity, ahead, backlog, shown, situation};
 use crate::behaviour::Behaviour;
 use crate::clock;
 use crate::config::Config;
@@ -75,6 +75,7 @@ pub(crate) fn configure(config: &Config) {
     // SAFETY: geteuid(2) always succeeds.
     let uid = unsafe { libc::geteuid() };
     let directory = directory::path(config.directory.clone(), uid);
+    ahead::configure(config.is_gate_on_gpu);
     let priority = config.priority_wished.and_then(Priority::new);
     let weight = config.weight_wished.and_then(Weight::new);
     *WISHES.lock() = Some(Wishes { directory, class: config.class, priority, weight, job: Job::new(&config.job) });
@@ -393,6 +394,9 @@ impl Conversation {
             let change = if is_in_company { mode::set } else { mode::clear };
             backlog::unbind();
             change(mode::IN_COMPANY);
+            if is_in_company {
+                ahead::begin_company();
+            }
         }
         let gpus = devices();
         while let Some(uuid) = gpus.get(self.told) {
@@ -411,6 +415,7 @@ impl Drop for Conversation {
         backlog::unbind();
         shown::end();
         situation::forget(self.peers.keys().copied());
+        ahead::end_company();
         if let Some(channel) = self.channel.take()
             && identity(channel.as_fd().as_raw_fd()) != Some(self.socket)
         {
@@ -453,4 +458,5 @@ pub(crate) fn disown() {
 /// The process ends: nobody need wait for it.
 pub(crate) fn process_ends() {
     activity::fall_idle();
+    ahead::end_company();
 }

@@ -19,9 +19,11 @@
 //! | [`shown`] | what people are shown of it, and what the process's behaviour suggests |
 //! | [`habits`] | when it will be back, as its habits say |
 //! | [`wait`] | waiting at the gate |
+//! | [`ahead`] | where the GPU waits and the program does not |
 //! | [`backlog`] | how much of the process's own work is queued, and how much may be |
 
 mod activity;
+mod ahead;
 mod backlog;
 mod client;
 mod habits;
@@ -29,7 +31,6 @@ mod shown;
 mod situation;
 mod wait;
 
-pub(crate) use backlog::forget_context;
 pub(crate) use client::{configure, disown, first_context, look_again, process_ends};
 
 use crate::clock;
@@ -41,6 +42,8 @@ use crate::hook::Hook;
 use crate::mode;
 use crate::sampling;
 use crate::thread::Thread;
+use ahead::Joined;
+use situation::Room;
 
 /// A launch in company.
 #[inline]
@@ -59,12 +62,19 @@ pub(crate) fn launch(
     let (cost_ns, is_counted) = (own.expected_ns(stratum), sampling::is_counted(shard, stratum));
     let mut start = clock::now();
     let mut now_ns = activity::monotonic_ns(start);
-    if !may_go(now_ns, cost_ns) {
-        fenced(|| wait::wait(cost_ns, streams::key(stream, hook) as sys::CUstream));
-        start = clock::now();
-        now_ns = activity::monotonic_ns(start);
-    }
-    let is_mark_due = activity::launched(cost_ns, now_ns);
+    let is_mark_due = match go_ahead(now_ns, cost_ns, streams::key(stream, hook)) {
+        Some(Joined::Released) => activity::launched(cost_ns, now_ns),
+        Some(Joined::Told) => false,
+        Some(Joined::Queued) => activity::queued(now_ns),
+        None => {
+            if !may_go(now_ns, cost_ns) {
+                fenced(|| wait::wait(cost_ns, streams::key(stream, hook) as sys::CUstream));
+                start = clock::now();
+                now_ns = activity::monotonic_ns(start);
+            }
+            activity::launched(cost_ns, now_ns)
+        }
+    };
     let status = if is_counted {
         let status = call();
         let call_ns = clock::ns(clock::now().wrapping_sub(start));
@@ -87,13 +97,16 @@ pub(crate) fn enter(stream: usize, hook: Hook) {
     }
     fenced(|| {
         let cost_ns = u64::from(sampling::usual_ns());
-        let stream = streams::key(stream, hook) as sys::CUstream;
+        let stream = streams::key(stream, hook);
         let now_ns = activity::monotonic_ns(clock::now());
-        if !may_go(now_ns, cost_ns) {
-            wait::wait(cost_ns, stream);
+        let joined = go_ahead(now_ns, cost_ns, stream);
+        if joined.is_none() && !may_go(now_ns, cost_ns) {
+            wait::wait(cost_ns, stream as sys::CUstream);
         }
-        if activity::launched(cost_ns, activity::monotonic_ns(clock::now())) {
-            backlog::mark(stream, cost_ns);
+        if matches!(joined, None | Some(Joined::Released))
+            && activity::launched(cost_ns, activity::monotonic_ns(clock::now()))
+        {
+            backlog::mark(stream as sys::CUstream, cost_ns);
         }
     });
 }
@@ -112,6 +125,25 @@ pub(crate) fn idle() {
     if mode::mode() & mode::IN_COMPANY != 0 {
         activity::fall_idle();
     }
+}
+
+/// What becomes of a launch that may be queued at once whatever others do, since the GPU waits.
+#[inline]
+fn go_ahead(now_ns: u64, cost_ns: u64, stream: usize) -> Option<Joined> {
+    if !ahead::is_on() {
+        return None;
+    }
+    if situation::look(now_ns) == Ok(Room::Unbounded) {
+        ahead::leave();
+        return Some(Joined::Released);
+    }
+    ahead::join(stream, cost_ns)
+}
+
+/// A context has gone.
+pub(crate) fn forget_context(context: usize) {
+    backlog::forget_context(context);
+    ahead::forget_context(context);
 }
 
 /// Whether a launch that keeps the GPU busy for so long may go on at once.

@@ -18,17 +18,17 @@ const SPIN_NS: u64 = 5_000;
 /// Room in the own backlog that is further off than this, by the estimate, is slept for, but for what it takes to wake up; else it is waited for
 /// awake, since a sleep of 30 us takes about 90, more than half of the smallest bound. With a bound of 300 us it made no difference on an H100 (83 and 84 % of
 /// the leftover); the process has nothing else to do on that thread.
-const FAR_NS: u64 = 150_000;
-const WAKE_NS: u64 = 80_000;
+pub(super) const FAR_NS: u64 = 150_000;
+pub(super) const WAKE_NS: u64 = 80_000;
 
 /// Awake for so long since something was last done, a time slice of another process's; a processor is not for more than that. From then on, and where
 /// nothing is out and only somebody's coming is waited for, steps are slept.
-const AWAKE_NS: u64 = 2_000_000;
-const STEP_NS: u64 = 100_000;
+pub(super) const AWAKE_NS: u64 = 2_000_000;
+pub(super) const STEP_NS: u64 = 100_000;
 
 /// One sleep on a more important client is no longer than this, since the board may open all gates meanwhile, which that client does
 /// not announce.
-const LONGEST_NS: u64 = 5_000_000;
+pub(super) const LONGEST_NS: u64 = 5_000_000;
 
 /// Waits until a launch that keeps the GPU busy for so long may be made.
 #[cold]
@@ -51,6 +51,16 @@ pub(super) fn wait(cost_ns: u64, stream: sys::CUstream) {
 /// Whether there is anything to wait for still: a capture that begins is not kept waiting, nor a process that ends.
 fn applies() -> bool {
     mode::mode() & !mode::TRACING == mode::IN_COMPANY
+}
+
+/// The same for work that is queued behind a wait on the GPU.
+pub(super) fn for_others(page: &Page) {
+    let Some(places) = situation::places() else { return };
+    if applies() {
+        closed(places, page);
+    } else {
+        sleep(STEP_NS);
+    }
 }
 
 /// Waits while the gate is closed.
@@ -146,23 +156,23 @@ fn own_work(cost_ns: u64, stream: sys::CUstream) {
     segment::add(Statistic::BacklogTime, now_ns.saturating_sub(begun_ns));
 }
 
-fn spin() {
+pub(super) fn spin() {
     (0..50).for_each(|_| std::hint::spin_loop());
 }
 
-fn sleep(ns: u64) {
+pub(super) fn sleep(ns: u64) {
     let time = libc::timespec { tv_sec: 0, tv_nsec: ns.min(999_999_999) as libc::c_long };
     // SAFETY: nanosleep(2) reads the structure; a signal may cut it short, which does no harm.
     unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
 }
 
 /// The calling thread's sleeps end on time while it lives, and not up to 50 us later as is usual (`PR_SET_TIMERSLACK`).
-struct Punctual {
+pub(super) struct Punctual {
     before_ns: libc::c_int,
 }
 
 impl Punctual {
-    fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         // SAFETY: prctl(2) with a number; it concerns the calling thread alone.
         let before_ns = unsafe { libc::prctl(libc::PR_GET_TIMERSLACK) };
         // SAFETY: as above.

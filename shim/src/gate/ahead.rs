@@ -1,0 +1,573 @@
+//! The program runs ahead, and the GPU itself waits: in a process that has to give way, its launches stand in groups, each behind a wait for a
+//! word of our memory (`cuStreamBatchMemOp`), which a thread of ours raises when the group may run.
+//!
+//! A launch that waits on the processor ([`wait`](super::wait)) takes from a program what hides its own slowness: with 150 us queued, each stretch of small
+//! kernels runs only as fast as they are launched. With the wait on the GPU a thousand launches may be queued, as without us, and
+//! what is in the way of somebody more important is still no more than was let through. What was measured on an H100 (driver 580.159.04,
+//! docs/scheduling.md, log 6): a wait that is open and the write before it cost the GPU 2.8 us and the processor 1.6; another process's kernels run
+//! beside a stream that waits as beside none; what waits begins 6 us after the word is raised; a process that is killed in that state is gone like any other.
+//!
+//! **Groups** are numbered in the order in which they are begun, over all streams of the process. A group ends where its estimated GPU time would pass
+//! [`PART_NS`]; a longer kernel, or a graph, is one by itself. In front of it stand on its stream a write of the number of that stream's group before it, so
+//! that our memory says what is done, and a wait until the word has reached its own number. Both are read and written by the processor without a call
+//! of the driver, so the thread that raises the word can never be kept waiting by a launch that waits in the driver for room in its queue.
+//!
+//! **Who raises the word:** whoever begins a group, if it may run at once, else the thread ([`run`]). It lets through what [`limit_ns`](backlog::limit_ns)
+//! allows to be on the GPU, and just before that has run dry the next group.
+//!
+//! **Fail open.** Where the driver cannot, or the thread is not there, launches wait on the processor. When the process ends, or is alone, or the thread
+//! fails, the word is raised beyond all numbers.
+//!
+//! Candidates for the word: *one that the more important process writes* (nothing to be done here, but it would be left shut by one that is killed); *events in the place of writes*
+//! (nothing on the GPU, but a question is a call of the driver, and a launch may wait in the driver with its lock).
+
+use super::activity;
+use super::backlog;
+use super::situation::{self, Room};
+use super::wait::{self, Punctual};
+use crate::clock;
+use crate::cuda::sys;
+use crate::driver;
+use crate::fence::fenced;
+use crate::handlers::capture::{RelaxedThread, Section};
+use crate::life;
+use crate::mode;
+use aishim_abi::client_page::Page;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// Estimated GPU time of a group.
+const PART_NS: u64 = 80_000;
+
+/// The next group is let through when so much is left of what runs, so that the GPU does not run dry: to see a write and to be seen writing takes 6 us.
+const EARLY_NS: u64 = 25_000;
+
+/// Groups that may be queued; beyond that the last one grows. The driver's own queue takes a thousand launches.
+const MOST_GROUPS: usize = 1024;
+
+/// Streams whose groups are told apart; of more, those used longest ago lose their place.
+const TAILS: usize = 8;
+
+/// Contexts with a word; launches in others wait on the processor.
+const PLACES: usize = 4;
+
+/// No stream.
+const NONE: usize = usize::MAX;
+
+/// Memory that the GPU reads and writes.
+#[repr(C, align(4096))]
+struct Words {
+    /// Groups up to this number may run, compared as the GPU does, cyclically.
+    open: AtomicU32,
+    _line: [u32; 15],
+    /// For each place in `Queue::tails` the number of a group that is done, and with it all before it on that stream.
+    done: [AtomicU32; TAILS],
+}
+
+/// A context and its words.
+#[derive(Clone, Copy)]
+struct Place {
+    context: usize,
+    words: &'static Words,
+    /// Where the GPU finds them.
+    device: u64,
+}
+
+/// A stream, and the last group on it.
+#[derive(Clone, Copy)]
+struct Tail {
+    stream: usize,
+    context: usize,
+    last: u32,
+}
+
+/// Launches behind one wait.
+struct Group {
+    number: u32,
+    tail: usize,
+    words: &'static Words,
+    cost_ns: u64,
+}
+
+struct Queue {
+    places: Vec<Place>,
+    tails: Vec<Tail>,
+    /// The place of the stream on which launches are added to a group, and of the next that has to make room.
+    current: usize,
+    next: usize,
+    /// Begun and not known to be done, the oldest first.
+    groups: VecDeque<Group>,
+    begun: u32,
+    released: u32,
+    /// Since when the oldest group has run, and when anything was last done.
+    front_ns: u64,
+    progress_ns: u64,
+    /// Who raises the word, where that is not whoever begins a group.
+    thread: Option<Thread>,
+    /// Whatever there is or will be may run.
+    is_open: bool,
+}
+
+static QUEUE: Mutex<Queue> = Mutex::new(Queue {
+    places: Vec::new(),
+    tails: Vec::new(),
+    current: NONE,
+    next: 0,
+    groups: VecDeque::new(),
+    begun: 0,
+    released: 0,
+    front_ns: 0,
+    progress_ns: 0,
+    thread: None,
+    is_open: false,
+});
+
+/// The thread is there, so groups may be begun.
+static IS_ATTENDED: AtomicBool = AtomicBool::new(false);
+
+/// The driver cannot, or the user does not want it.
+static IS_OFF: AtomicBool = AtomicBool::new(false);
+
+/// The stream of the group that grows, [`NONE`] where the next launch begins one.
+static STREAM: AtomicUsize = AtomicUsize::new(NONE);
+
+/// What that group costs so far, and whether it may run.
+static GROWN_NS: AtomicU64 = AtomicU64::new(0);
+static IS_RELEASED: AtomicBool = AtomicBool::new(false);
+
+/// `a <= b`, cyclically.
+fn is_up_to(a: u32, b: u32) -> bool {
+    b.wrapping_sub(a).cast_signed() >= 0
+}
+
+/// Whether launches that would have to wait are queued behind a wait on the GPU.
+#[inline]
+pub(super) fn is_on() -> bool {
+    IS_ATTENDED.load(Relaxed)
+}
+
+/// What becomes of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Joined {
+    /// It may run.
+    Released,
+    /// The same, and so it was said on the page.
+    Told,
+    /// It waits on the GPU, and will be told of when it no longer does.
+    Queued,
+}
+
+/// A launch on `stream` joins a group. None where it has to wait on the processor.
+#[inline]
+pub(super) fn join(stream: usize, cost_ns: u64) -> Option<Joined> {
+    if STREAM.load(Relaxed) == stream {
+        let grown_ns = GROWN_NS.load(Relaxed) + cost_ns;
+        if grown_ns <= PART_NS {
+            GROWN_NS.store(grown_ns, Relaxed);
+            return Some(joined());
+        }
+    }
+    fenced(|| begin(stream, cost_ns))
+}
+
+/// With the group that grows.
+fn joined() -> Joined {
+    if IS_RELEASED.load(Relaxed) { Joined::Released } else { Joined::Queued }
+}
+
+/// A launch stands in no group, since nobody is there for whom it would have to wait.
+#[inline]
+pub(super) fn leave() {
+    if STREAM.load(Relaxed) != NONE {
+        STREAM.store(NONE, Relaxed);
+    }
+}
+
+/// How long a launch waits for another thread of ours that is at it; then it goes with the group before it.
+const PATIENCE: Duration = Duration::from_micros(100);
+
+#[cold]
+fn begin(stream: usize, cost_ns: u64) -> Option<Joined> {
+    let _section = Section::enter()?;
+    let context = driver::context();
+    let Some(mut queue) = QUEUE.try_lock_for(PATIENCE) else { return Some(joined()) };
+    let place = queue.place(context)?;
+    queue.settle();
+    let tail = queue.tail(stream, context);
+    if queue.go_on(tail, cost_ns) {
+        return Some(joined());
+    }
+    queue.shut();
+    let before = queue.tails[tail].last;
+    queue.begun = queue.begun.wrapping_add(1);
+    let number = queue.begun;
+    queue.tails[tail].last = number;
+    queue.groups.push_back(Group { number, tail, words: place.words, cost_ns });
+    queue.current = tail;
+    STREAM.store(stream, Relaxed);
+    GROWN_NS.store(cost_ns, Relaxed);
+    IS_RELEASED.store(false, Relaxed);
+    let _ = queue.release();
+    let is_released = is_up_to(number, queue.released);
+    if !is_released && let Some(thread) = &queue.thread {
+        thread.unpark();
+    }
+    // Without the lock: the driver may keep us waiting until there is room in its queue, which the thread sees to.
+    drop(queue);
+    let done = place.device + (std::mem::offset_of!(Words, done) + tail * size_of::<u32>()) as u64;
+    if !put(stream as sys::CUstream, (done, before), (place.device, number)) {
+        give_up();
+        return None;
+    }
+    Some(if is_released { Joined::Told } else { Joined::Queued })
+}
+
+/// `CUstreamBatchMemOpParams` of a wait or a write of 32 bits.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Operation {
+    operation: u32,
+    address: u64,
+    value: u64,
+    /// `CU_STREAM_WAIT_VALUE_GEQ` and `CU_STREAM_WRITE_VALUE_DEFAULT`, which comes after all work before it, are both 0.
+    flags: u32,
+    alias: u64,
+    _rest: u64,
+}
+
+const _: () = assert!(size_of::<Operation>() == size_of::<sys::CUstreamBatchMemOpParams>());
+
+/// `CU_STREAM_MEM_OP_WAIT_VALUE_32` and `CU_STREAM_MEM_OP_WRITE_VALUE_32`.
+const WAIT: u32 = 1;
+const WRITE: u32 = 2;
+
+/// Puts a write and a wait on the stream, each of an address and a number; false where the driver refuses.
+fn put(stream: sys::CUstream, done: (u64, u32), open: (u64, u32)) -> bool {
+    let operation = |operation, (address, number): (u64, u32)| Operation {
+        operation,
+        address,
+        value: number.into(),
+        flags: 0,
+        alias: 0,
+        _rest: 0,
+    };
+    let mut operations = [operation(WRITE, done), operation(WAIT, open)];
+    driver::batch_mem_op(stream, operations.len() as u32, operations.as_mut_ptr().cast(), 0).is_ok()
+}
+
+impl Queue {
+    /// The words of a context, made where there are none yet; none where that cannot be.
+    fn place(&mut self, context: usize) -> Option<Place> {
+        if let Some(place) = self.places.iter().find(|place| place.context == context) {
+            return Some(*place);
+        }
+        if context == 0 || self.places.len() == PLACES || IS_OFF.load(Relaxed) {
+            return None;
+        }
+        let made = Words::make();
+        match made {
+            Some((words, device)) => {
+                words.open.store(self.released, Release);
+                words.done.iter().for_each(|done| done.store(self.released, Relaxed));
+                self.places.push(Place { context, words, device });
+            }
+            None => IS_OFF.store(true, Relaxed),
+        }
+        self.places.last().copied().filter(|place| place.context == context)
+    }
+
+    /// The place of a stream.
+    fn tail(&mut self, stream: usize, context: usize) -> usize {
+        if let Some(tail) = self.tails.iter().position(|tail| tail.stream == stream && tail.context == context) {
+            return tail;
+        }
+        let tail = Tail { stream, context, last: self.begun };
+        if self.tails.len() < TAILS {
+            self.tails.push(tail);
+            return self.tails.len() - 1;
+        }
+        // What is queued there is done when the next stream's first group is told to be: too late, if anything.
+        self.next = (self.next + 1) % TAILS;
+        self.tails[self.next] = tail;
+        self.next
+    }
+
+    /// Notes what the group that grows has come to.
+    fn settle(&mut self) {
+        let (current, grown_ns) = (self.current, GROWN_NS.load(Relaxed));
+        let Some(last) = self.tails.get(current).map(|tail| tail.last) else { return };
+        if let Some(group) = self.groups.iter_mut().rev().find(|group| group.number == last) {
+            group.cost_ns = grown_ns;
+        }
+    }
+
+    /// Adds a launch to the last group of a stream, where that has room for it and is not done, or where there may be no more groups.
+    fn go_on(&mut self, tail: usize, cost_ns: u64) -> bool {
+        let (stream, last) = (self.tails[tail].stream, self.tails[tail].last);
+        let is_full = self.groups.len() >= MOST_GROUPS;
+        // Launches that stand in no group may have come after it.
+        let is_left = STREAM.load(Relaxed) == NONE;
+        let group = self.groups.iter().rev().find(|group| group.number == last && group.tail == tail);
+        let Some(grown_ns) = group.map(|group| group.cost_ns + cost_ns) else { return false };
+        if is_left || !is_full && grown_ns > PART_NS {
+            return false;
+        }
+        GROWN_NS.store(grown_ns, Relaxed);
+        self.current = tail;
+        IS_RELEASED.store(is_up_to(last, self.released), Relaxed);
+        STREAM.store(stream, Relaxed);
+        true
+    }
+
+    /// Takes note of what is done; true where that is more than before.
+    fn collect(&mut self, now_ns: u64) -> bool {
+        let before = self.groups.len();
+        let released = self.released;
+        self.groups.retain(|group| {
+            let done = group.words.done[group.tail].load(Acquire);
+            !(is_up_to(group.number, released) && is_up_to(group.number, done))
+        });
+        let is_more = self.groups.len() != before;
+        if is_more {
+            self.front_ns = now_ns;
+            self.progress_ns = now_ns;
+        }
+        is_more
+    }
+
+    /// Lets through what may run now.
+    fn release(&mut self) -> Next {
+        let now_ns = clock::monotonic_ns();
+        self.settle();
+        self.collect(now_ns);
+        let mut out_ns = self.out_ns(now_ns);
+        loop {
+            let released = self.released;
+            let Some(group) = self.groups.iter().find(|group| !is_up_to(group.number, released)) else {
+                return Next::Nothing;
+            };
+            let (number, cost_ns) = (group.number, group.cost_ns);
+            if mode::mode() & mode::IN_COMPANY != 0 {
+                match situation::look_at_all(now_ns) {
+                    Err(_) => return Next::Closed,
+                    Ok(Room::Unbounded) => {}
+                    Ok(Room::Bounded) => match backlog::limit_ns(cost_ns, now_ns, PART_NS + EARLY_NS) {
+                        None => return Next::Held,
+                        Some(limit_ns) => {
+                            let allowed_ns = limit_ns.saturating_sub(cost_ns).max(EARLY_NS);
+                            if out_ns > allowed_ns {
+                                return Next::Later { ns: out_ns - allowed_ns };
+                            }
+                        }
+                    },
+                }
+            }
+            if out_ns == 0 {
+                self.front_ns = now_ns;
+                self.progress_ns = now_ns;
+            }
+            out_ns += cost_ns;
+            self.let_through(number);
+            activity::launched(cost_ns, now_ns);
+        }
+    }
+
+    fn let_through(&mut self, number: u32) {
+        self.released = number;
+        for place in &self.places {
+            // Pairs with the GPU's read: nothing of ours has to be seen before it.
+            place.words.open.store(number, Release);
+        }
+        if self.begun == number {
+            IS_RELEASED.store(true, Relaxed);
+        }
+    }
+
+    /// What may be on the GPU still, by the estimate.
+    fn out_ns(&self, now_ns: u64) -> u64 {
+        let mut out = self.groups.iter().take_while(|group| is_up_to(group.number, self.released));
+        let front_ns = out.next().map_or(0, |group| group.cost_ns.saturating_sub(now_ns.saturating_sub(self.front_ns)));
+        front_ns + out.map(|group| group.cost_ns).sum::<u64>()
+    }
+
+    fn is_any_out(&self) -> bool {
+        self.groups.front().is_some_and(|group| is_up_to(group.number, self.released))
+    }
+
+    /// Lets everything through that there is or will be.
+    fn open(&mut self) {
+        self.released = self.begun;
+        for place in &self.places {
+            place.words.open.store(self.begun.wrapping_add(FAR), Release);
+        }
+        self.is_open = true;
+        self.groups.clear();
+        IS_RELEASED.store(true, Relaxed);
+        STREAM.store(NONE, Relaxed);
+        if let Some(thread) = &self.thread {
+            thread.unpark();
+        }
+    }
+
+    /// After that: groups wait again.
+    fn shut(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            self.places.iter().for_each(|place| place.words.open.store(self.released, Release));
+        }
+    }
+}
+
+/// Numbers that far ahead are still ahead, cyclically.
+const FAR: u32 = 1 << 30;
+
+/// Why nothing more is let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// There is nothing.
+    Nothing,
+    /// Others have the GPU.
+    Closed,
+    /// A long kernel, while somebody is due.
+    Held,
+    /// As much as may be is on the GPU already, for so long by the estimate.
+    Later {
+        ns: u64,
+    },
+}
+
+impl Words {
+    /// Words that the GPU of the current context sees, and where. Shared, or a fork would part the processor's page from the GPU's. Never unmapped.
+    fn make() -> Option<(&'static Self, u64)> {
+        const DEVICEMAP: u32 = 2;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: mmap(2) of fresh memory, at no address in particular.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<Self>(), protection, flags, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return None;
+        }
+        // SAFETY: madvise(2) of what was just mapped: a child has no use for it.
+        unsafe { libc::madvise(mapped, size_of::<Self>(), libc::MADV_DONTFORK) };
+        let _relaxed = RelaxedThread::begin();
+        let mut device = 0;
+        let is_there = can_wait()
+            && driver::host_register(mapped, size_of::<Self>(), DEVICEMAP).is_ok()
+            && driver::host_device_pointer(&raw mut device, mapped, 0).is_ok();
+        if !is_there {
+            // SAFETY: munmap(2) of what was just mapped, which nobody knows of.
+            unsafe { libc::munmap(mapped, size_of::<Self>()) };
+            return None;
+        }
+        // SAFETY: a page of zeroes, which are values of all fields, aligned to a page, and never unmapped from here on.
+        Some((unsafe { &*mapped.cast::<Self>() }, device))
+    }
+}
+
+/// Whether the GPU of the current context can wait for memory.
+fn can_wait() -> bool {
+    /// `CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS`, of the calls' second version; the attribute of 32 bits is that of the first.
+    const CAN_USE_STREAM_MEM_OPS: u32 = 122;
+    let (mut device, mut can) = (0, 0);
+    driver::current_device(&raw mut device).is_ok()
+        && driver::device_attribute(&raw mut can, CAN_USE_STREAM_MEM_OPS, device).is_ok()
+        && can == 1
+}
+
+/// Launches wait on the processor from now on, and what waits on the GPU goes on.
+#[cold]
+fn give_up() {
+    IS_OFF.store(true, Relaxed);
+    IS_ATTENDED.store(false, Relaxed);
+    open();
+}
+
+fn open() {
+    QUEUE.lock().open();
+}
+
+/// `AISHIM_GATE`.
+pub(super) fn configure(is_wanted: bool) {
+    IS_OFF.store(!is_wanted, Relaxed);
+}
+
+/// The process is in company: starts the thread, where there is none.
+pub(super) fn begin_company() {
+    if IS_OFF.load(Relaxed) || IS_ATTENDED.swap(true, AcqRel) {
+        return;
+    }
+    if !life::spawn("aishim-ahead", attend) {
+        IS_ATTENDED.store(false, Relaxed);
+    }
+}
+
+/// Nothing is to be waited for any more: of the conversation's end, and of the process's.
+pub(super) fn end_company() {
+    open();
+}
+
+/// A context ends, and with it what waits in it.
+pub(super) fn forget_context(context: usize) {
+    let mut queue = QUEUE.lock();
+    let Some(at) = queue.places.iter().position(|place| place.context == context) else { return };
+    let place = queue.places.remove(at);
+    queue.groups.retain(|group| !std::ptr::eq(group.words, place.words));
+    // No handle of it is ever met again, but for a context that has the same number.
+    queue.tails.iter_mut().filter(|tail| tail.context == context).for_each(|tail| tail.context = 0);
+    STREAM.store(NONE, Relaxed);
+}
+
+/// The thread, until the process ends.
+fn attend() {
+    /// Also after a panic.
+    struct Opens;
+    impl Drop for Opens {
+        fn drop(&mut self) {
+            give_up();
+        }
+    }
+    let _opens = Opens;
+    let _punctual = Punctual::begin();
+    QUEUE.lock().thread = Some(std::thread::current());
+    while mode::mode() & (mode::EXITING | mode::PASS_THROUGH) == 0 && !IS_OFF.load(Relaxed) {
+        let next = QUEUE.lock().release();
+        let Some(page) = activity::page() else { return };
+        match next {
+            Next::Nothing => std::thread::park(),
+            next => wait_for(next, page),
+        }
+    }
+}
+
+/// Lets through what waits, until nothing does.
+fn wait_for(mut next: Next, page: &Page) {
+    page.is_waiting.fetch_add(1, Relaxed);
+    loop {
+        match next {
+            Next::Nothing => break,
+            Next::Closed => wait::for_others(page),
+            Next::Held => wait::sleep(wait::STEP_NS),
+            Next::Later { ns } if ns > wait::FAR_NS => wait::sleep((ns - wait::WAKE_NS).min(wait::LONGEST_NS)),
+            Next::Later { .. } => wait::spin(),
+        }
+        let mut queue = QUEUE.lock();
+        next = queue.release();
+        let now_ns = clock::monotonic_ns();
+        if matches!(next, Next::Later { .. }) && queue.is_any_out() {
+            let stuck_ns = now_ns.saturating_sub(queue.progress_ns);
+            if stuck_ns > backlog::STUCK_NS + queue.out_ns(queue.front_ns) {
+                backlog::widen(now_ns);
+                queue.progress_ns = now_ns;
+            } else if stuck_ns > wait::AWAKE_NS {
+                drop(queue);
+                wait::sleep(wait::STEP_NS);
+            }
+        }
+    }
+    page.is_waiting.fetch_sub(1, Relaxed);
+}
