@@ -30,6 +30,14 @@ static OFFSET_NS: AtomicU64 = AtomicU64::new(0);
 /// Until when the GPU will be busy by the estimate alone, which the page may go beyond while a thread waits for the GPU ([`hold`]).
 static ESTIMATE_NS: AtomicU64 = AtomicU64::new(0);
 
+/// Since when it is busy, by the estimate.
+static BURST_NS: AtomicU64 = AtomicU64::new(0);
+
+/// The end of what is waited for is announced where nothing follows for at least so long, and where all of it fits into one time slice: others
+/// who are ready before it has ended do not get the GPU before.
+const REST_NS: u64 = 1_000_000;
+const BURST_MOST_NS: u64 = 1_500_000;
+
 /// How much longer than estimated the work that a thread waits for is believed to take, besides as long again: a time slice of
 /// another process's.
 const SLICE_NS: u64 = 2_000_000;
@@ -84,8 +92,15 @@ pub(super) fn page() -> Option<&'static Page> {
 pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     let Some(page) = page() else { return false };
     habits::launches(now_ns);
-    let estimate_ns = ESTIMATE_NS.load(Relaxed).max(now_ns).wrapping_add(cost_ns);
+    let before_ns = ESTIMATE_NS.load(Relaxed);
+    if before_ns <= now_ns {
+        BURST_NS.store(now_ns, Relaxed);
+    }
+    let estimate_ns = before_ns.max(now_ns).wrapping_add(cost_ns);
     ESTIMATE_NS.store(estimate_ns, Relaxed);
+    if page.ends_ns.load(Relaxed) != 0 {
+        page.ends_ns.store(0, Relaxed);
+    }
     page.busy_until_ns.store(estimate_ns.max(page.busy_until_ns.load(Relaxed)), Relaxed);
     bump(&page.launched_ns, cost_ns);
     backlog::ran(cost_ns);
@@ -136,6 +151,10 @@ pub(super) fn hold() {
         return;
     }
     let until_ns = now_ns.saturating_add(2 * left_ns + SLICE_NS);
+    let estimate_ns = now_ns + left_ns;
+    if habits::shortest_ns() > REST_NS && estimate_ns.saturating_sub(BURST_NS.load(Relaxed)) < BURST_MOST_NS {
+        page.ends_ns.store(estimate_ns, Relaxed);
+    }
     page.renewed_ns.store(now_ns, Relaxed);
     page.busy_until_ns.store(until_ns.max(page.busy_until_ns.load(Relaxed)), Relaxed);
 }
@@ -146,6 +165,9 @@ pub(super) fn fall_idle() {
     let now_ns = monotonic_ns(clock::now());
     habits::falls_idle(page, now_ns);
     ESTIMATE_NS.store(now_ns, Relaxed);
+    if page.ends_ns.load(Relaxed) != 0 {
+        page.ends_ns.store(0, Relaxed);
+    }
     // Where it was idle by its own estimate, nobody sleeps on it: no system call.
     if page.busy_until_ns.load(Relaxed) > now_ns {
         own.fall_idle(now_ns);

@@ -45,8 +45,9 @@ use std::time::Duration;
 /// Estimated GPU time of a group.
 const PART_NS: u64 = 80_000;
 
-/// The next group is let through when so much is left of what runs, so that the GPU does not run dry: to see a write and to be seen writing takes 6 us.
-const EARLY_NS: u64 = 25_000;
+/// The next group is let through when so much is left of what runs, so that the GPU does not run dry: to see a write and to be seen writing takes 6 us. (With 25 us
+/// p50 was 1.16 in the place of 1.14 times alone, p99 1.5 and not 1.2, at 1 % more throughput.)
+const EARLY_NS: u64 = 8_000;
 
 /// Groups that may be queued; beyond that the last one grows. The driver's own queue takes a thousand launches.
 const MOST_GROUPS: usize = 1024;
@@ -552,10 +553,15 @@ fn wait_for(mut next: Next, page: &Page) {
             Next::Nothing => break,
             Next::Closed => wait::for_others(page),
             Next::Held => wait::sleep(wait::STEP_NS),
-            Next::Later { ns } if ns > wait::FAR_NS => wait::sleep((ns - wait::WAKE_NS).min(wait::LONGEST_NS)),
+            // Half of it: where others' time is in the estimate, all is done before.
+            Next::Later { ns } if ns > wait::FAR_NS => wait::sleep((ns / 2).min(wait::LONGEST_NS)),
             Next::Later { .. } => wait::spin(),
         }
         let mut queue = QUEUE.lock();
+        if matches!(next, Next::Closed | Next::Held) {
+            // Others had the GPU: no wonder that nothing was done.
+            queue.progress_ns = clock::monotonic_ns();
+        }
         next = queue.release();
         let now_ns = clock::monotonic_ns();
         if matches!(next, Next::Later { .. }) && queue.is_any_out() {

@@ -46,6 +46,10 @@ const RECENT_NS: u64 = 100_000_000;
 /// A kernel that is not begun while somebody is due.
 const LONG_NS: u64 = 500_000;
 
+/// A kernel longer than one part in so many of the time in which somebody is due is not begun: the later it gets, the surer it is that they are
+/// there before it is done.
+const HASTE: u64 = 3;
+
 /// Unless more than one part in so many of the GPU's time goes into such kernels.
 const RARE: u64 = 4;
 
@@ -146,7 +150,8 @@ pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64) -> bool {
 #[inline]
 pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64) -> Option<u64> {
     let prospect = situation::prospect(now_ns);
-    if prospect.is_due && cost_ns > LONG_NS && is_long_rare() {
+    let longest_ns = prospect.due_until_ns.saturating_sub(now_ns) / HASTE;
+    if prospect.is_due && cost_ns > longest_ns && is_long_rare() {
         return None;
     }
     let is_recent = || now_ns.wrapping_sub(SEEN_NS.load(Relaxed)) < RECENT_NS;

@@ -18,6 +18,9 @@ const LONGEST_NS: u64 = 50_000_000;
 static GAP_NS: [AtomicU64; GAPS] = [const { AtomicU64::new(0) }; GAPS];
 static SEEN: AtomicUsize = AtomicUsize::new(0);
 
+/// The shortest of them; 0 while not all were seen.
+static SHORTEST_NS: AtomicU64 = AtomicU64::new(0);
+
 /// Since when the process is idle; 0 while it is not.
 static IDLE_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -38,6 +41,11 @@ fn ends(gap_ns: u64) {
     GAP_NS[seen % GAPS].store(gap_ns, Relaxed);
 }
 
+/// How long at least the process is idle after it has waited, as far as is known.
+pub(super) fn shortest_ns() -> u64 {
+    SHORTEST_NS.load(Relaxed)
+}
+
 /// The process has fallen idle, or is still: a program that asks again and again whether its work is done has nothing new to say.
 pub(super) fn falls_idle(page: &Page, now_ns: u64) {
     if IDLE_NS.load(Relaxed) != 0 {
@@ -48,6 +56,7 @@ pub(super) fn falls_idle(page: &Page, now_ns: u64) {
         let gap_ns = gap.load(Relaxed);
         (shortest_ns.min(gap_ns), longest_ns.max(gap_ns))
     });
+    SHORTEST_NS.store(shortest_ns, Relaxed);
     // Zeroes stand for gaps that were not seen yet.
     if shortest_ns == 0 || shortest_ns > LONGEST_NS {
         return page.due_ns.store(0, Relaxed);

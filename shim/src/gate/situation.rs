@@ -160,6 +160,8 @@ pub(super) struct Prospect {
     pub(super) is_due: bool,
     /// Of somebody more important nobody knows when that will be.
     pub(super) is_open: bool,
+    /// By then those who are due will have, as far as habits go; 0 if nobody is.
+    pub(super) due_until_ns: u64,
     /// Until then nobody more important will, and the turn is ours.
     pub(super) until_ns: u64,
 }
@@ -169,7 +171,7 @@ const FORESIGHT_NS: u64 = 50_000_000;
 
 /// Who may come when, while nobody more important is on the GPU.
 pub(super) fn prospect(now_ns: u64) -> Prospect {
-    let mut prospect = Prospect { is_due: false, is_open: false, until_ns: u64::MAX };
+    let mut prospect = Prospect { is_due: false, is_open: false, due_until_ns: 0, until_ns: u64::MAX };
     let Some(places) = PLACES.get() else { return prospect };
     let (mut left, mut is_ordered) = (GPUS.load(Relaxed), false);
     while left != 0 {
@@ -193,7 +195,10 @@ pub(super) fn prospect(now_ns: u64) -> Prospect {
         if from_ns == 0 || now_ns >= to_ns || to_ns > now_ns.saturating_add(FORESIGHT_NS) {
             prospect.is_open = true;
         } else {
-            prospect.is_due |= now_ns >= from_ns;
+            if now_ns >= from_ns {
+                prospect.is_due = true;
+                prospect.due_until_ns = prospect.due_until_ns.max(to_ns);
+            }
             prospect.until_ns = prospect.until_ns.min(from_ns);
         }
     }
@@ -336,7 +341,7 @@ mod tests {
                 assert_eq!(look(now), closed, "and from then on");
                 board.set_open(1, now + MS);
                 assert_eq!(look(now), Ok(Room::Bounded), "all gates are open");
-                let all_is_well = Prospect { is_due: false, is_open: false, until_ns: u64::MAX };
+                let all_is_well = Prospect { is_due: false, is_open: false, due_until_ns: 0, until_ns: u64::MAX };
                 assert_eq!(prospect(now), all_is_well, "nothing is held back for anybody then");
                 board.set_open(1, 0);
                 assert_eq!(look_at_all(now + MS), Ok(Room::Bounded));
