@@ -30,10 +30,6 @@ pub const VERSION: u32 = 1;
 /// What was not renewed for this long means nothing any more, in nanoseconds.
 pub const STALE_NS: u64 = 100_000_000;
 
-/// So long before the estimated end of what a client waits for others are let in, where it says when that is: their work begins when its own is done, and
-/// not when it has been told, and they have.
-pub const HANDOVER_NS: u64 = 60_000;
-
 /// How far `renewed_ns` may lie ahead of a reader's own look at the clock, which it may have taken a little before.
 const AHEAD_NS: u64 = 1_000_000;
 
@@ -372,14 +368,10 @@ pub struct Figures {
 #[inline]
 pub fn busy_until_ns(page: &Page, now_ns: u64) -> Option<u64> {
     let busy_until_ns = page.busy_until_ns.load(Relaxed);
-    // As a rule; the other words need not be looked at then.
+    // As a rule; the second word need not be looked at then.
     if busy_until_ns <= now_ns {
         return None;
     }
-    let busy_until_ns = match page.ends_ns.load(Relaxed) {
-        0 => busy_until_ns,
-        ends_ns => busy_until_ns.min(ends_ns.saturating_sub(HANDOVER_NS)),
-    };
     believed(busy_until_ns, page.renewed_ns.load(Relaxed), now_ns)
 }
 

@@ -48,7 +48,7 @@ const LONG_NS: u64 = 500_000;
 
 /// A kernel longer than one part in so many of the time in which somebody is due is not begun: the later it gets, the surer it is that they are
 /// there before it is done.
-const HASTE: u64 = 3;
+const HASTE: u64 = 4;
 
 /// Unless more than one part in so many of the GPU's time goes into such kernels.
 const RARE: u64 = 4;
@@ -160,7 +160,8 @@ pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64) -> Option<u64> 
     } else {
         LOOSE_NS.min(prospect.until_ns.saturating_sub(now_ns)).max(tight_ns)
     };
-    let wider_ns = if now_ns < OPEN_UNTIL_NS.load(Relaxed) { tight_ns << STUCK.load(Relaxed).min(MOST_STUCK) } else { 0 };
+    let wider_ns =
+        if now_ns < OPEN_UNTIL_NS.load(Relaxed) { tight_ns << STUCK.load(Relaxed).min(MOST_STUCK) } else { 0 };
     Some(limit_ns.saturating_add(wider_ns))
 }
 

@@ -88,16 +88,21 @@ pub(super) enum Room {
 /// What a launch has to know at this moment.
 #[inline]
 pub(super) fn look(now_ns: u64) -> Result<Room, Closed> {
-    look_at::<false>(now_ns)
+    look_at::<false>(now_ns, None)
 }
 
 /// The same for one that waits, which has the time to look at everybody.
 pub(super) fn look_at_all(now_ns: u64) -> Result<Room, Closed> {
-    look_at::<true>(now_ns)
+    look_at::<true>(now_ns, None)
+}
+
+/// The same, where one who says when what it waits for ends is waited for only until so long after that.
+pub(super) fn look_beyond(now_ns: u64, after_ns: Option<u64>) -> Result<Room, Closed> {
+    look_at::<true>(now_ns, after_ns)
 }
 
 #[inline]
-fn look_at<const ALL: bool>(now_ns: u64) -> Result<Room, Closed> {
+fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, Closed> {
     let Some(places) = PLACES.get() else { return Ok(Room::Unbounded) };
     let (mut room, mut ordered, mut left) = (Room::Unbounded, 0, GPUS.load(Relaxed));
     while left != 0 {
@@ -123,7 +128,7 @@ fn look_at<const ALL: bool>(now_ns: u64) -> Result<Room, Closed> {
     if ordered == 0 {
         return Ok(Room::Bounded);
     }
-    match find_busy::<ALL>(places, listed, ordered, now_ns) {
+    match find_busy::<ALL>(places, listed, ordered, now_ns, after_ns) {
         Some(closed) => Err(closed),
         None => Ok(Room::Bounded),
     }
@@ -133,12 +138,22 @@ fn look_at<const ALL: bool>(now_ns: u64) -> Result<Room, Closed> {
 /// were found busy last, and some of the others in turn. Of 64 each is looked at by one launch in 32, so one that begins to work
 /// after a pause is noticed some 150 us later than one of few.
 #[inline]
-fn find_busy<const ALL: bool>(places: &Places, listed: usize, ordered: u64, now_ns: u64) -> Option<Closed> {
+fn find_busy<const ALL: bool>(
+    places: &Places,
+    listed: usize,
+    ordered: u64,
+    now_ns: u64,
+    after_ns: Option<u64>,
+) -> Option<Closed> {
     let is_busy = |place: usize| {
         let peer = LIST.get(place)?;
         let slot = peer.slot.load(Relaxed) as usize;
-        let until_ns = busy_until_ns(places.pages.get(slot)?, now_ns)?;
-        (peer.gpus.load(Relaxed) & ordered != 0).then_some(Closed::Peer { slot, until_ns })
+        let page = places.pages.get(slot)?;
+        let mut until_ns = busy_until_ns(page, now_ns)?;
+        if let (Some(after_ns), ends_ns @ 1..) = (after_ns, page.ends_ns.load(Relaxed)) {
+            until_ns = until_ns.min(ends_ns.saturating_add(after_ns));
+        }
+        (now_ns < until_ns && peer.gpus.load(Relaxed) & ordered != 0).then_some(Closed::Peer { slot, until_ns })
     };
     if ALL || listed <= FEW {
         return (0..listed).find_map(is_busy);

@@ -39,7 +39,7 @@ pub(super) fn wait(cost_ns: u64, stream: sys::CUstream) {
     while applies() {
         let now_ns = clock::monotonic_ns();
         match situation::look_at_all(now_ns) {
-            Err(_) => closed(places, page),
+            Err(_) => closed(places, page, None),
             Ok(Room::Unbounded) => break,
             Ok(room) if backlog::has_room(cost_ns, room, now_ns) => break,
             Ok(_) => own_work(cost_ns, stream),
@@ -53,25 +53,25 @@ fn applies() -> bool {
     mode::mode() & !mode::TRACING == mode::IN_COMPANY
 }
 
-/// The same for work that is queued behind a wait on the GPU.
-pub(super) fn for_others(page: &Page) {
+/// The same for work that is queued behind a wait on the GPU, and as [`situation::look_beyond`].
+pub(super) fn for_others(page: &Page, after_ns: Option<u64>) {
     let Some(places) = situation::places() else { return };
     if applies() {
-        closed(places, page);
+        closed(places, page, after_ns);
     } else {
         sleep(STEP_NS);
     }
 }
 
 /// Waits while the gate is closed.
-fn closed(places: &Places, page: &Page) {
+fn closed(places: &Places, page: &Page, after_ns: Option<u64>) {
     let begun_ns = clock::monotonic_ns();
     let mut now_ns = begun_ns;
     while applies()
-        && let Err(why) = situation::look_at_all(now_ns)
+        && let Err(why) = situation::look_beyond(now_ns, after_ns)
     {
         match why {
-            Closed::Peer { slot, .. } => for_peer(places, page, slot),
+            Closed::Peer { slot, .. } => for_peer(places, page, slot, after_ns),
             Closed::Turn { gpu, .. } => for_turn(places, page, gpu),
         }
         now_ns = clock::monotonic_ns();
@@ -83,13 +83,16 @@ fn closed(places: &Places, page: &Page) {
     segment::add(Statistic::GatedTime, waited_ns);
 }
 
-fn for_peer(places: &Places, page: &Page, slot: usize) {
+fn for_peer(places: &Places, page: &Page, slot: usize, after_ns: Option<u64>) {
     // Before the look that follows, so that no wake-up between the two is missed.
     let seen = places.peers.turn_word(slot);
     let renewed_ns = places.peers.renewed_ns(slot);
     let now_ns = clock::monotonic_ns();
     backlog::seen_active(now_ns);
-    let Some(until_ns) = places.peers.busy_until_ns(slot, now_ns) else { return };
+    let Err(Closed::Peer { slot: still, until_ns }) = situation::look_beyond(now_ns, after_ns) else { return };
+    if still != slot {
+        return;
+    }
     let left_ns = until_ns - now_ns;
     if left_ns < SPIN_NS {
         return spin();

@@ -42,11 +42,11 @@ fn company(sandbox: &Sandbox, priority: u32, kernel_us: u64, every: u32, pause_u
     sandbox.start(&mut command)
 }
 
-/// The same with a second kind of kernel, launched after each of the first.
-fn company_of_two(sandbox: &Sandbox, priority: u32, [kernel_us, other_us]: [u64; 2]) -> Running {
+/// One that waits in the program and not on the GPU, with a second kind of kernel launched after each of the first, if that is not 0.
+fn waiting(sandbox: &Sandbox, priority: u32, [kernel_us, other_us]: [u64; 2]) -> Running {
     let mut command = sandbox.shimmed(Program::new("company").build());
     let numbers = [kernel_us * 1000, 0, 0, other_us * 1000];
-    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", priority.to_string());
+    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", priority.to_string()).env("AISHIM_GATE", "wait");
     sandbox.start(command.args(numbers.map(|number| number.to_string())))
 }
 
@@ -266,14 +266,14 @@ fn little_is_queued_while_somebody_more_important_is_there() {
     let coordinator = Coordinator::start(&sandbox.directory());
     let important = company(&sandbox, 80, 100, 1, 50_000);
     is_client(&sandbox, &important, 1);
-    let other = company(&sandbox, 5, 200, 0, 0);
+    let other = waiting(&sandbox, 5, [200, 0]);
     is_client(&sandbox, &other, 1);
     wait_until("it waits for its own work", || statistic(&sandbox, &other, Statistic::BacklogWaits) > 20);
     goes_on(&sandbox, &other, 100);
     assert_eq!(coordinator.seen(other.child.id()).map(|seen| seen.figures.gate_timeouts), Some(0));
     end(other);
     // Kernels that do not end within 5 ms may be waiting for others.
-    let long = company(&sandbox, 5, 30_000, 0, 0);
+    let long = waiting(&sandbox, 5, [30_000, 0]);
     is_client(&sandbox, &long, 1);
     wait_until("the bound opens", || {
         coordinator.seen(long.child.id()).map_or(0, |seen| which_of(seen.figures, "openings")) > 0
@@ -317,7 +317,7 @@ fn a_kernel_that_fits_only_by_itself_waits_for_no_more_than_what_is_before_it() 
     let coordinator = Coordinator::start(&sandbox.directory());
     let important = company(&sandbox, 80, 100, 1, 50_000);
     is_client(&sandbox, &important, 1);
-    let other = company_of_two(&sandbox, 5, [20, 400]);
+    let other = waiting(&sandbox, 5, [20, 400]);
     is_client(&sandbox, &other, 1);
     let waits = || statistic(&sandbox, &other, Statistic::BacklogWaits);
     let openings = || coordinator.seen(other.child.id()).map_or(u64::MAX, |seen| which_of(seen.figures, "openings"));

@@ -3,6 +3,7 @@
 //! A scenario is a C program in `programs/` and a test here, one file a topic. Each test expects of its program the
 //! right result, the right exit code, and no word from the library unless it is a test of the library's words.
 
+mod ahead;
 mod aictl;
 mod allocators;
 mod block_content;

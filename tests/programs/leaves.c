@@ -1,0 +1,41 @@
+/* At SIGUSR1 queues 300 launches of 1 ms each on four streams and leaves them there: "exits" at once, or first "destroys" its context, or a "stream"; "waits" for them. */
+#include "program.h"
+#include <signal.h>
+
+static volatile sig_atomic_t is_told;
+
+static void on_signal(int unused)
+{
+    (void)unused;
+    is_told = 1;
+}
+
+int main(int argc, char **argv)
+{
+    const char *how = argc > 1 ? argv[1] : "exits";
+    CUstream stream[4] = {NULL, (CUstream)1, (CUstream)2, NULL};
+
+    signal(SIGUSR1, on_signal);
+    make_context();
+    load_kernels();
+    CHECK(cuStreamCreate(&stream[0], 1));
+    CHECK(cuStreamCreate(&stream[3], 0));
+    CHECK(launch_spin(1000, stream[0]));
+    CHECK(cuStreamSynchronize(stream[0]));
+    puts("ready");
+    fflush(stdout);
+    while (!is_told)
+        usleep(1000);
+    for (int i = 0; i < 300; i++)
+        CHECK(launch_spin(1000000, stream[i % 4]));
+    puts("queued");
+    fflush(stdout);
+    if (strcmp(how, "destroys") == 0)
+        CHECK(cuDevicePrimaryCtxReset_v2(0));
+    if (strcmp(how, "stream") == 0)
+        CHECK(cuStreamDestroy_v2(stream[0]));
+    if (strcmp(how, "waits") == 0)
+        CHECK(cuCtxSynchronize());
+    puts("done");
+    return 0;
+}

@@ -1,0 +1,160 @@
+//! The GPU waits and the program runs ahead: work that has to give way is queued, and comes when it may, whatever becomes of its process.
+
+use aishim_abi::board::Turn;
+use aishim_abi::client_page::STALE_NS;
+use aishim_abi::layout::Coordinator as Standing;
+use aishim_abi::rank::Priority;
+use aishim_abi::statistics::Statistic;
+use aishim_tests::sandbox::Running;
+use aishim_tests::{Coordinator, Program, Sandbox};
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(40);
+
+#[track_caller]
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < LONG, "it does not come to that: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime(2) fills the structure.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Of rank 20, as another that does nothing but be there.
+fn program(sandbox: &Sandbox, source: &'static str, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
+    let mut command = sandbox.shimmed(Program::new(source).build());
+    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", "20").args(arguments).envs(variables.iter().copied());
+    sandbox.start(&mut command)
+}
+
+fn is_client(sandbox: &Sandbox, running: &Running) {
+    wait_until("it is a client", || {
+        let segments = sandbox.segments();
+        let own = segments.iter().find(|segment| segment.copy.pid() == running.child.id());
+        own.is_some_and(|own| own.statistic(Statistic::Coordinator) == Standing::Client.number())
+    });
+}
+
+fn launches(sandbox: &Sandbox, running: &Running) -> u64 {
+    sandbox.segment(running.child.id()).calls("cuLaunchKernel")
+}
+
+/// Gives the turn to whoever holds `slot`, for as long as a turn may be.
+fn give_turn(coordinator: &Coordinator, slot: usize) {
+    coordinator.give_turn(Priority::NORMAL, Turn::Client(slot as u32), monotonic_ns() + STALE_NS - 1_000_000);
+}
+
+/// A program that leaves work behind, which waits for the turn of another, until `what` of it is done.
+fn leaves(how: &str, variables: &[(&str, &str)], what: impl FnOnce(&Sandbox, &Coordinator, usize, &mut Running)) {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let other = program(&sandbox, "company", &["100000", "1", "1000"], &[]);
+    is_client(&sandbox, &other);
+    let mut running = program(&sandbox, "leaves", &[how], variables);
+    running.wait_for("ready");
+    is_client(&sandbox, &running);
+    let slot = coordinator.seen(other.child.id()).expect("a client").slot as usize;
+    // It reads the board every 100 ms while it is alone, and begins to obey it then.
+    wait_until("it is in company", || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", running.child.id())).expect("a process");
+        let name =
+            |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+        tasks.filter_map(name).any(|name| name.starts_with("aishim-ahead"))
+            || variables.contains(&("AISHIM_GATE", "wait"))
+    });
+    give_turn(&coordinator, slot);
+    // SAFETY: kill(2) of a child that was not waited for yet.
+    unsafe { libc::kill(running.child.id() as i32, libc::SIGUSR1) };
+    what(&sandbox, &coordinator, slot, &mut running);
+    drop(other);
+}
+
+/// It queues all of its 300 launches within a turn of another's, of which it would get none through while it waits in the program.
+#[test]
+fn a_program_runs_ahead_of_what_has_to_wait() {
+    leaves("waits", &[], |sandbox, coordinator, slot, running| {
+        running.wait_for("queued");
+        give_turn(coordinator, slot);
+        let seen = coordinator.seen(running.child.id()).expect("a client");
+        assert!(seen.is_waiting == 1 && launches(sandbox, running) == 301, "{seen:?}");
+        coordinator.give_turn(Priority::NORMAL, Turn::Everybody, u64::MAX);
+        running.wait_for("done");
+    });
+}
+
+/// Asked to wait in the program it does.
+#[test]
+fn it_can_be_told_not_to() {
+    leaves("waits", &[("AISHIM_GATE", "wait")], |sandbox, coordinator, slot, running| {
+        wait_until("it waits", || {
+            give_turn(coordinator, slot);
+            coordinator.seen(running.child.id()).is_some_and(|seen| seen.is_waiting == 1)
+        });
+        assert!(launches(sandbox, running) < 301);
+        coordinator.give_turn(Priority::NORMAL, Turn::Everybody, u64::MAX);
+        running.wait_for("done");
+    });
+}
+
+/// The same where the driver cannot wait for memory: refused by the call, or by its attribute's page that cannot be registered.
+#[test]
+fn where_the_driver_cannot_the_program_waits() {
+    for fault in ["cuStreamBatchMemOp_v2:801", "cuMemHostRegister_v2:801"] {
+        leaves("waits", &[("SIMCUDA_FAIL", fault)], |_, coordinator, slot, running| {
+            wait_until("it waits", || {
+                give_turn(coordinator, slot);
+                coordinator.seen(running.child.id()).is_some_and(|seen| seen.is_waiting == 1)
+            });
+            coordinator.give_turn(Priority::NORMAL, Turn::Everybody, u64::MAX);
+            running.wait_for("done");
+        });
+    }
+}
+
+/// What it leaves behind is in nobody's way: the process ends while another has its turn for ever.
+#[test]
+fn a_process_ends_though_its_work_waits() {
+    for how in ["exits", "stream"] {
+        leaves(how, &[], |_, coordinator, slot, running| {
+            running.wait_for("done");
+            let begun = Instant::now();
+            while running.child.try_wait().expect("a child").is_none() {
+                give_turn(coordinator, slot);
+                assert!(begun.elapsed() < LONG, "{how}: it does not end");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+    }
+}
+
+/// A context that is reset ends with its work, or waits for it, as the driver has it; the next one is gated as well.
+#[test]
+fn a_context_ends_though_its_work_waits() {
+    leaves("destroys", &[], |_, coordinator, slot, running| {
+        running.wait_for("queued");
+        give_turn(coordinator, slot);
+        std::thread::sleep(Duration::from_millis(50));
+        coordinator.give_turn(Priority::NORMAL, Turn::Everybody, u64::MAX);
+        running.wait_for("done");
+    });
+}
+
+/// Killed in the midst of it, and the other goes on.
+#[test]
+fn one_that_is_killed_while_its_work_waits_is_gone() {
+    leaves("waits", &[], |_, coordinator, slot, running| {
+        running.wait_for("queued");
+        give_turn(coordinator, slot);
+        running.child.kill().expect("a child");
+        let begun = Instant::now();
+        running.child.wait().expect("a child");
+        assert!(begun.elapsed() < LONG);
+    });
+}
