@@ -18,8 +18,10 @@
 //!   100 us, 1 x train beside bertg at 150 a second);
 //! * **up to the moment at which somebody may come ([`habits`](super::habits)), 150 us from then on, 3 ms at most:** the same job lost 16 % (with 100 us).
 //!
-//! A kernel of more than half a millisecond is not begun while somebody is due, since nothing can stop it: it waits until they have come and gone, or
-//! have not come. That is for programs in which such kernels are rare. Where they are most of the work it would leave the GPU idle.
+//! While somebody is due no kernel is begun that is longer than a quarter of the time that is left until they will have come, since nothing can stop it: it waits
+//! until they have come and gone, or have not come. (Half a millisecond whatever is left had, beside 1 x train, a p90 of 1.32 times alone in the place of 1.24, both
+//! at 25 us of [`ahead`](super::ahead)'s earliness.) That is for programs in which kernels of more than half a millisecond are rare: where they are most of the
+//! work it would leave the GPU idle.
 //!
 //! An event on one stream tells nothing about others; a program with several has the bound on average.
 
@@ -43,7 +45,7 @@ const LOOSE_NS: u64 = 3_000_000;
 /// How long somebody more important who was active is expected back at any moment, where nothing is known of their habits.
 const RECENT_NS: u64 = 100_000_000;
 
-/// A kernel that is not begun while somebody is due.
+/// A long kernel.
 const LONG_NS: u64 = 500_000;
 
 /// A kernel longer than one part in so many of the time in which somebody is due is not begun: the later it gets, the surer it is that they are
@@ -154,8 +156,7 @@ pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64) -> Option<u64> 
     if prospect.is_due && cost_ns > longest_ns && is_long_rare() {
         return None;
     }
-    let is_recent = || now_ns.wrapping_sub(SEEN_NS.load(Relaxed)) < RECENT_NS;
-    let limit_ns = if prospect.is_due || prospect.is_open && is_recent() {
+    let limit_ns = if prospect.is_due || prospect.is_open && is_recent(now_ns) {
         tight_ns
     } else {
         LOOSE_NS.min(prospect.until_ns.saturating_sub(now_ns)).max(tight_ns)
@@ -163,6 +164,11 @@ pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64) -> Option<u64> 
     let wider_ns =
         if now_ns < OPEN_UNTIL_NS.load(Relaxed) { tight_ns << STUCK.load(Relaxed).min(MOST_STUCK) } else { 0 };
     Some(limit_ns.saturating_add(wider_ns))
+}
+
+/// Whether somebody more important was active a moment ago.
+pub(super) fn is_recent(now_ns: u64) -> bool {
+    now_ns.wrapping_sub(SEEN_NS.load(Relaxed)) < RECENT_NS
 }
 
 /// Whether long kernels are the exception in this program.
