@@ -3,12 +3,16 @@
 # shows of it, and last one sentence that says what was gained, with the figures of this very run.
 #
 # With a GPU and PyTorch the program is examples/infer.py. Else it is the driver-API example on the simulated GPU.
+#
+# Then four programs on one GPU, a service and three that work flat out, first by themselves and then with the coordinator, and a sentence on that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # A runtime directory of its own, so that the tables show this run and no other.
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+jobs=()
+trap 'kill "${jobs[@]}" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+simulated=
 export AISHIM_DIR=$scratch/aishim
 mkdir -m 700 "$AISHIM_DIR"
 
@@ -18,6 +22,7 @@ main() {
         sentence=inference_sentence
     else
         echo "SIMULATED GPU: there is no GPU with PyTorch here. Times below are the simulator's, not a GPU's."
+        simulated=yes
         export LD_LIBRARY_PATH=$PWD/dist/sim${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
         export SIMCUDA_DIR=$scratch/simcuda
         mkdir -m 700 "$SIMCUDA_DIR"
@@ -39,6 +44,56 @@ main() {
     dist/aictl stats "$pid" --json >"$scratch/stats.json"
     echo
     $sentence
+
+    neighbours_sentence
+}
+
+# A service beside three that work flat out, started by `$2...` and `$3...`, and what they print, in files that begin with `$1`.
+neighbours() {
+    local name=$1 service=$2 work=$3 each
+    jobs=()
+    for each in 1 2 3; do
+        $work dist/examples/neighbours work --seconds 6 >"$scratch/$name.work$each" &
+        jobs+=($!)
+    done
+    # They are at it by then.
+    sleep 1
+    $service dist/examples/neighbours service --seconds 4 >"$scratch/$name.service"
+    wait "${jobs[@]}"
+    jobs=()
+}
+
+neighbours_sentence() {
+    local before after less daemon
+    heading "dist/examples/neighbours service, beside three times dist/examples/neighbours work"
+    neighbours native "" ""
+    dist/aischedd --dir "$AISHIM_DIR" 2>"$scratch/aischedd" &
+    daemon=$!
+    heading "the same with dist/aischedd, and dist/aictl run --class inference and --class batch"
+    neighbours ordered "dist/aictl run --class inference --" "dist/aictl run --class batch --"
+    kill "$daemon"
+    wait "$daemon" || true
+
+    printf '%-28s %22s %22s\n' "" "without aishim" "with aischedd"
+    printf '%-28s %19s ms %19s ms\n' "a request, median" "$(request_ms p50 native)" "$(request_ms p50 ordered)"
+    printf '%-28s %19s ms %19s ms\n' "a request, 99 of 100 within" "$(request_ms p99 native)" "$(request_ms p99 ordered)"
+    printf '%-28s %15s per s %16s per s\n' "kernels of the three others" "$(kernels native)" "$(kernels ordered)"
+    before=$(request_ms p99 native)
+    after=$(request_ms p99 ordered)
+    less=$(awk -v before="$(kernels native)" -v after="$(kernels ordered)" \
+        'BEGIN { printf "%+.0f %%", 100 * (after / before - 1) }')
+    echo
+    echo "p99 beside 3 jobs: $before -> $after ms; their throughput $less${simulated:+ (on a simulated GPU)}"
+}
+
+# What a service printed of its requests, in milliseconds.
+request_ms() {
+    grep -o "$1 [0-9.]* ms" "$scratch/$2.service" | cut -d' ' -f2 | grep . || fail "The service printed no $1."
+}
+
+# What the three printed, together.
+kernels() {
+    sed -n 's/^kernels a second: //p' "$scratch/$1".work? | awk '{ all += $1 } END { printf "%d", all }'
 }
 
 gpu_with_pytorch() {

@@ -24,6 +24,7 @@ place aictl aictl 755
 place aischedd aischedd 755
 place libsimcuda.so sim/libcuda.so.1 644
 place vector_add examples/vector_add 755
+place neighbours examples/neighbours 755
 install -C -m 644 include/aishim.h dist/include/aishim.h
 
 # One library answers to both names; libcuda.so is what a linker and some loaders look for.

@@ -55,6 +55,9 @@ const EARLY_NS: u64 = 8_000;
 /// when the request's process and they themselves have been told.
 const HANDOVER_NS: u64 = 80_000;
 
+/// A long kernel is kept back for those who are due no longer than this: of several there is always one.
+const HELD_MOST_NS: u64 = 10_000_000;
+
 /// Groups that may be queued; beyond that the last one grows. The driver's own queue takes a thousand launches.
 const MOST_GROUPS: usize = 1024;
 
@@ -118,6 +121,8 @@ struct Queue {
     /// Since when somebody more important has had the GPU, and since when nothing of ours has been on it, 0 where that is not so.
     closed_ns: u64,
     drained_ns: u64,
+    /// Since when a long kernel is kept back for somebody who is due.
+    held_ns: u64,
     /// Who raises the word, where that is not whoever begins a group.
     thread: Option<Thread>,
     /// Whatever there is or will be may run.
@@ -136,6 +141,7 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
     progress_ns: 0,
     closed_ns: 0,
     drained_ns: 0,
+    held_ns: 0,
     thread: None,
     is_open: false,
 });
@@ -376,9 +382,9 @@ impl Queue {
                     Err(_) => return Next::Closed { after_ns: self.after_ns() },
                     Ok(Room::Unbounded) => {}
                     Ok(Room::Bounded) => match backlog::limit_ns(cost_ns, now_ns, PART_NS + EARLY_NS) {
-                        None => return Next::Held,
-                        Some(limit_ns) => {
-                            let allowed_ns = limit_ns.saturating_sub(cost_ns).max(EARLY_NS);
+                        None if self.is_held(now_ns) => return Next::Held,
+                        limit_ns => {
+                            let allowed_ns = limit_ns.unwrap_or(0).saturating_sub(cost_ns).max(EARLY_NS);
                             if out_ns > allowed_ns {
                                 return Next::Later { ns: out_ns - allowed_ns };
                             }
@@ -391,6 +397,7 @@ impl Queue {
                 self.progress_ns = now_ns;
             }
             out_ns += cost_ns;
+            self.held_ns = 0;
             self.let_through(number);
             activity::launched(cost_ns, now_ns);
         }
@@ -414,6 +421,14 @@ impl Queue {
             self.drained_ns = now_ns;
         }
         looked
+    }
+
+    /// Whether a long kernel is kept back for somebody who is due, and not for too long already.
+    fn is_held(&mut self, now_ns: u64) -> bool {
+        if self.held_ns == 0 {
+            self.held_ns = now_ns;
+        }
+        now_ns.saturating_sub(self.held_ns) < HELD_MOST_NS
     }
 
     /// Whether something of ours may be on the GPU still, which others have. Where a time slice has passed it stands behind them, or nothing says that it is done.
@@ -652,6 +667,7 @@ mod tests {
             progress_ns: 0,
             closed_ns: 0,
             drained_ns: 0,
+            held_ns: 0,
             thread: None,
             is_open: false,
         }
@@ -683,6 +699,12 @@ mod tests {
         words.done[0].store(4, Relaxed);
         assert!(queue.collect(30) && queue.out_ns(30) == 0 && queue.groups.len() == 1);
         assert!(!queue.is_any_out());
+    }
+
+    #[test]
+    fn a_long_kernel_is_not_kept_back_for_ever() {
+        let mut queue = queue(&[(1, 0, 100)], 0, words());
+        assert!(queue.is_held(5) && queue.is_held(4 + HELD_MOST_NS) && !queue.is_held(5 + HELD_MOST_NS));
     }
 
     #[test]

@@ -158,3 +158,21 @@ fn one_that_is_killed_while_its_work_waits_is_gone() {
         assert!(begun.elapsed() < LONG);
     });
 }
+
+/// The demo's programs, with a real coordinator: the service's requests are served and the others get on.
+#[test]
+fn a_service_and_work_share_a_gpu() {
+    let sandbox = Sandbox::new();
+    let _daemon = crate::coordinator::Daemon::start(&sandbox, &[]);
+    let start = |role: &str, priority: &str| {
+        let mut command = sandbox.shimmed(aishim_tests::dist::file("examples/neighbours"));
+        sandbox.start(command.args([role, "--seconds", "2"]).env("AISHIM_PRIORITY", priority))
+    };
+    let (work, service) = (start("work", "5"), start("service", "80"));
+    let (work, service) = (work.wait(), service.wait());
+    work.assert_success();
+    service.assert_success();
+    let done = work.stdout.strip_prefix("kernels a second: ").and_then(|number| number.trim().parse::<u32>().ok());
+    assert!(done.is_some_and(|done| done > 0), "{}", work.stdout);
+    assert!(service.stdout.starts_with("requests 1") && service.stdout.contains("p99"), "{}", service.stdout);
+}
