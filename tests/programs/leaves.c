@@ -1,6 +1,8 @@
-/* At SIGUSR1 queues 300 launches of 1 ms each on four streams and leaves them there: "exits" at once, or first "destroys" its context, or a "stream"; "waits" for them. */
+/* At SIGUSR1 queues 300 launches of 1 ms each on four streams and leaves them there: "exits" at once, or first "destroys" its context, or a "stream"; "waits" for them; or
+ * it "forks" a child that exits, and waits then. */
 #include "program.h"
 #include <signal.h>
+#include <sys/wait.h>
 
 static volatile sig_atomic_t is_told;
 
@@ -34,7 +36,18 @@ int main(int argc, char **argv)
         CHECK(cuDevicePrimaryCtxReset_v2(0));
     if (strcmp(how, "stream") == 0)
         CHECK(cuStreamDestroy_v2(stream[0]));
-    if (strcmp(how, "waits") == 0)
+    if (strcmp(how, "forks") == 0) {
+        pid_t child = fork();
+        int status;
+
+        if (child == 0)
+            exit(3);
+        ASSERT(waitpid(child, &status, 0) == child);
+        ASSERT(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+        puts("forked");
+        fflush(stdout);
+    }
+    if (strcmp(how, "waits") == 0 || strcmp(how, "forks") == 0)
         CHECK(cuCtxSynchronize());
     puts("done");
     return 0;

@@ -103,14 +103,15 @@ struct Group {
     tail: usize,
     words: &'static Words,
     cost_ns: u64,
+    /// Once it was let through: by then it is taken for done, if no other group on its stream would say so.
+    over_ns: u64,
 }
 
 struct Queue {
     places: Vec<Place>,
     tails: Vec<Tail>,
-    /// The place of the stream on which launches are added to a group, and of the next that has to make room.
+    /// The place of the stream on which launches are added to a group.
     current: usize,
-    next: usize,
     /// Begun and not known to be done, the oldest first.
     groups: VecDeque<Group>,
     begun: u32,
@@ -133,7 +134,6 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
     places: Vec::new(),
     tails: Vec::new(),
     current: NONE,
-    next: 0,
     groups: VecDeque::new(),
     begun: 0,
     released: 0,
@@ -167,6 +167,15 @@ fn is_up_to(a: u32, b: u32) -> bool {
     b.wrapping_sub(a).cast_signed() >= 0
 }
 
+/// In a forked child: none of this is its own, and the lock may be held by a thread that it has not got.
+static IS_CHILD: AtomicBool = AtomicBool::new(false);
+
+/// In a forked child. Async-signal-safe.
+pub(super) fn disown() {
+    IS_CHILD.store(true, Relaxed);
+    IS_ATTENDED.store(false, Relaxed);
+}
+
 /// Whether launches that would have to wait are queued behind a wait on the GPU.
 #[inline]
 pub(super) fn is_on() -> bool {
@@ -184,17 +193,17 @@ pub(super) enum Joined {
     Queued,
 }
 
-/// A launch on `stream` joins a group. None where it has to wait on the processor.
+/// A launch on `stream`, which is called `key` here, joins a group. None where it has to wait on the processor.
 #[inline]
-pub(super) fn join(stream: usize, cost_ns: u64) -> Option<Joined> {
-    if STREAM.load(Relaxed) == stream {
+pub(super) fn join(stream: usize, key: usize, cost_ns: u64) -> Option<Joined> {
+    if STREAM.load(Relaxed) == key {
         let grown_ns = GROWN_NS.load(Relaxed) + cost_ns;
         if grown_ns <= PART.load(Relaxed) {
             GROWN_NS.store(grown_ns, Relaxed);
             return Some(joined());
         }
     }
-    fenced(|| begin(stream, cost_ns))
+    fenced(|| begin(stream, key, cost_ns))
 }
 
 /// With the group that grows.
@@ -214,14 +223,28 @@ pub(super) fn leave() {
 const PATIENCE: Duration = Duration::from_micros(100);
 
 #[cold]
-fn begin(stream: usize, cost_ns: u64) -> Option<Joined> {
+fn begin(stream: usize, key: usize, cost_ns: u64) -> Option<Joined> {
     let _section = Section::enter()?;
     let context = driver::context();
-    let Some(mut queue) = QUEUE.try_lock_for(PATIENCE) else { return Some(joined()) };
-    let place = queue.place(context)?;
+    let Some(mut queue) = QUEUE.try_lock_for(PATIENCE) else {
+        return (STREAM.load(Relaxed) == key).then(joined);
+    };
+    let mut place = queue.place(context);
+    if place.is_none() {
+        // Without the lock: the driver may wait for a launch that waits for room in its queue, which the thread sees to.
+        drop(queue);
+        let made = make_words()?;
+        queue = QUEUE.lock();
+        place = queue.settle_in(context, made);
+    }
+    let place = place?;
+    // Under the lock, or it would be shut again after it was opened for good.
+    if !is_on() {
+        return None;
+    }
     queue.settle();
-    let tail = queue.tail(stream, context);
-    if queue.go_on(tail, cost_ns) {
+    let (tail, is_new) = queue.tail(key, context);
+    if !is_new && queue.go_on(tail, cost_ns) {
         return Some(joined());
     }
     queue.shut();
@@ -229,9 +252,9 @@ fn begin(stream: usize, cost_ns: u64) -> Option<Joined> {
     queue.begun = queue.begun.wrapping_add(1);
     let number = queue.begun;
     queue.tails[tail].last = number;
-    queue.groups.push_back(Group { number, tail, words: place.words, cost_ns });
+    queue.groups.push_back(Group { number, tail, words: place.words, cost_ns, over_ns: 0 });
     queue.current = tail;
-    STREAM.store(stream, Relaxed);
+    STREAM.store(key, Relaxed);
     GROWN_NS.store(cost_ns, Relaxed);
     IS_RELEASED.store(false, Relaxed);
     let _ = queue.release();
@@ -247,6 +270,20 @@ fn begin(stream: usize, cost_ns: u64) -> Option<Joined> {
         return None;
     }
     Some(if is_released { Joined::Told } else { Joined::Queued })
+}
+
+/// Words for the current context, of which there are to be as many as there are places and one for each race; where none can be had launches wait on the processor.
+#[cold]
+fn make_words() -> Option<(&'static Words, u64)> {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    if IS_OFF.load(Relaxed) || MADE.fetch_add(1, Relaxed) >= 4 * PLACES {
+        return None;
+    }
+    let made = Words::make();
+    if made.is_none() {
+        IS_OFF.store(true, Relaxed);
+    }
+    made
 }
 
 /// `CUstreamBatchMemOpParams` of a wait or a write of 32 bits.
@@ -283,40 +320,41 @@ fn put(stream: sys::CUstream, done: (u64, u32), open: (u64, u32)) -> bool {
 }
 
 impl Queue {
-    /// The words of a context, made where there are none yet; none where that cannot be.
-    fn place(&mut self, context: usize) -> Option<Place> {
-        if let Some(place) = self.places.iter().find(|place| place.context == context) {
-            return Some(*place);
-        }
-        if context == 0 || self.places.len() == PLACES || IS_OFF.load(Relaxed) {
-            return None;
-        }
-        let made = Words::make();
-        match made {
-            Some((words, device)) => {
-                words.open.store(self.released, Release);
-                words.done.iter().for_each(|done| done.store(self.released, Relaxed));
-                self.places.push(Place { context, words, device });
-            }
-            None => IS_OFF.store(true, Relaxed),
-        }
-        self.places.last().copied().filter(|place| place.context == context)
+    /// The words of a context, where there are such.
+    fn place(&self, context: usize) -> Option<Place> {
+        self.places.iter().find(|place| place.context == context).copied()
     }
 
-    /// The place of a stream.
-    fn tail(&mut self, stream: usize, context: usize) -> usize {
+    /// Takes words for a context, unless it has got some meanwhile, or there are too many.
+    fn settle_in(&mut self, context: usize, (words, device): (&'static Words, u64)) -> Option<Place> {
+        if let Some(place) = self.place(context) {
+            return Some(place);
+        }
+        if context == 0 || self.places.len() == PLACES {
+            return None;
+        }
+        words.open.store(self.released, Release);
+        words.done.iter().for_each(|done| done.store(self.released, Relaxed));
+        let place = Place { context, words, device };
+        self.places.push(place);
+        Some(place)
+    }
+
+    /// The place of a stream, and whether it has just got that.
+    fn tail(&mut self, stream: usize, context: usize) -> (usize, bool) {
         if let Some(tail) = self.tails.iter().position(|tail| tail.stream == stream && tail.context == context) {
-            return tail;
+            return (tail, false);
         }
         let tail = Tail { stream, context, last: self.begun };
         if self.tails.len() < TAILS {
             self.tails.push(tail);
-            return self.tails.len() - 1;
+            return (self.tails.len() - 1, true);
         }
-        // What is queued there is done when the next stream's first group is told to be: too late, if anything.
-        self.next = (self.next + 1) % TAILS;
-        self.tails[self.next] = tail;
-        self.next
+        // What is queued on that stream still will be taken for done with the next stream's first group: a little more is let through.
+        let age = |tail: &Tail| self.begun.wrapping_sub(tail.last);
+        let oldest = self.tails.iter().enumerate().max_by_key(|(_, tail)| age(tail)).map_or(0, |(at, _)| at);
+        self.tails[oldest] = tail;
+        (oldest, true)
     }
 
     /// Notes what the group that grows has come to.
@@ -324,6 +362,7 @@ impl Queue {
         let (current, grown_ns) = (self.current, GROWN_NS.load(Relaxed));
         let Some(last) = self.tails.get(current).map(|tail| tail.last) else { return };
         if let Some(group) = self.groups.iter_mut().rev().find(|group| group.number == last) {
+            group.over_ns += 2 * grown_ns.saturating_sub(group.cost_ns);
             group.cost_ns = grown_ns;
         }
     }
@@ -349,10 +388,12 @@ impl Queue {
     /// Takes note of what is done; true where that is more than before.
     fn collect(&mut self, now_ns: u64) -> bool {
         let before = self.groups.len();
-        let released = self.released;
+        let (released, tails) = (self.released, &self.tails);
         self.groups.retain(|group| {
             let done = group.words.done[group.tail].load(Acquire);
-            !(is_up_to(group.number, released) && is_up_to(group.number, done))
+            let is_last = tails.get(group.tail).is_none_or(|tail| tail.last == group.number);
+            let is_done = is_up_to(group.number, done) || is_last && now_ns > group.over_ns;
+            !(is_up_to(group.number, released) && is_done)
         });
         let is_more = self.groups.len() != before;
         if is_more {
@@ -372,11 +413,11 @@ impl Queue {
         let mut out_ns = self.out_ns(now_ns);
         loop {
             let released = self.released;
-            let Some(group) = self.groups.iter().find(|group| !is_up_to(group.number, released)) else {
+            let Some(at) = self.groups.iter().position(|group| !is_up_to(group.number, released)) else {
                 return Next::Nothing;
             };
-            let (number, cost_ns) = (group.number, group.cost_ns);
-            if mode::mode() & mode::IN_COMPANY != 0 {
+            let (number, cost_ns) = (self.groups[at].number, self.groups[at].cost_ns);
+            if mode::mode() & (mode::IN_COMPANY | mode::EXITING | mode::PASS_THROUGH) == mode::IN_COMPANY {
                 match self.look(now_ns) {
                     Err(Closed::Peer { .. }) if self.is_draining(now_ns) => return Next::Draining { ns: out_ns },
                     Err(_) => return Next::Closed { after_ns: self.after_ns() },
@@ -397,6 +438,7 @@ impl Queue {
                 self.progress_ns = now_ns;
             }
             out_ns += cost_ns;
+            self.groups[at].over_ns = now_ns + out_ns + cost_ns + wait::AWAKE_NS;
             self.held_ns = 0;
             self.let_through(number);
             activity::launched(cost_ns, now_ns);
@@ -507,7 +549,8 @@ enum Next {
 impl Words {
     /// Words that the GPU of the current context sees, and where. Shared, or a fork would part the processor's page from the GPU's. Never unmapped.
     fn make() -> Option<(&'static Self, u64)> {
-        const DEVICEMAP: u32 = 2;
+        /// `CU_MEMHOSTREGISTER_PORTABLE` and `_DEVICEMAP`: a stream may be another context's than the current one.
+        const PORTABLE_DEVICEMAP: u32 = 1 | 2;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
         // SAFETY: mmap(2) of fresh memory, at no address in particular.
@@ -520,7 +563,7 @@ impl Words {
         let _relaxed = RelaxedThread::begin();
         let mut device = 0;
         let is_there = can_wait()
-            && driver::host_register(mapped, size_of::<Self>(), DEVICEMAP).is_ok()
+            && driver::host_register(mapped, size_of::<Self>(), PORTABLE_DEVICEMAP).is_ok()
             && driver::host_device_pointer(&raw mut device, mapped, 0).is_ok();
         if !is_there {
             // SAFETY: munmap(2) of what was just mapped, which nobody knows of.
@@ -551,7 +594,9 @@ fn give_up() {
 }
 
 fn open() {
-    QUEUE.lock().open();
+    if !IS_CHILD.load(Relaxed) {
+        QUEUE.lock().open();
+    }
 }
 
 /// `AISHIM_GATE`.
@@ -566,6 +611,7 @@ pub(super) fn begin_company() {
     }
     if !life::spawn("aishim-ahead", attend) {
         IS_ATTENDED.store(false, Relaxed);
+        open();
     }
 }
 
@@ -576,6 +622,9 @@ pub(super) fn end_company() {
 
 /// A context ends, and with it what waits in it.
 pub(super) fn forget_context(context: usize) {
+    if IS_CHILD.load(Relaxed) {
+        return;
+    }
     let mut queue = QUEUE.lock();
     let Some(at) = queue.places.iter().position(|place| place.context == context) else { return };
     let place = queue.places.remove(at);
@@ -635,7 +684,7 @@ fn wait_for(mut next: Next, page: &Page) {
         if matches!(next, Next::Later { .. }) && queue.is_any_out() {
             let stuck_ns = now_ns.saturating_sub(queue.progress_ns);
             if stuck_ns > backlog::STUCK_NS + queue.out_ns(queue.front_ns) {
-                backlog::widen(now_ns);
+                backlog::widen(now_ns, stuck_ns);
                 queue.progress_ns = now_ns;
             } else if stuck_ns > wait::AWAKE_NS {
                 drop(queue);
@@ -652,14 +701,13 @@ mod tests {
 
     /// Without contexts, so that nothing goes to a driver.
     fn queue(groups: &[(u32, usize, u64)], released: u32, words: &'static Words) -> Queue {
-        let group = |&(number, tail, cost_ns)| Group { number, tail, words, cost_ns };
+        let group = |&(number, tail, cost_ns)| Group { number, tail, words, cost_ns, over_ns: u64::MAX };
         let tails = [(3, 1), (4, 1)].map(|(stream, context)| Tail { stream, context, last: 0 }).to_vec();
         let begun = groups.last().map_or(0, |group| group.0);
         Queue {
             places: Vec::new(),
             tails,
             current: NONE,
-            next: 0,
             groups: groups.iter().map(group).collect(),
             begun,
             released,
@@ -705,6 +753,32 @@ mod tests {
     fn a_long_kernel_is_not_kept_back_for_ever() {
         let mut queue = queue(&[(1, 0, 100)], 0, words());
         assert!(queue.is_held(5) && queue.is_held(4 + HELD_MOST_NS) && !queue.is_held(5 + HELD_MOST_NS));
+    }
+
+    #[test]
+    fn the_last_group_of_a_stream_is_over_in_time() {
+        let words = words();
+        let mut queue = queue(&[(1, 0, 100), (2, 1, 50)], 2, words);
+        queue.tails[1].last = 2;
+        queue.groups.iter_mut().for_each(|group| group.over_ns = 500);
+        assert!(!queue.collect(500));
+        assert!(
+            queue.collect(501) && queue.groups.len() == 1,
+            "behind the first another group will say that it is done"
+        );
+        assert_eq!(queue.groups[0].number, 1);
+    }
+
+    #[test]
+    fn a_stream_that_takes_the_place_of_another_has_no_group_yet() {
+        let mut queue = queue(&[(1, 0, 100)], 0, words());
+        queue.tails.clear();
+        for stream in 0..TAILS {
+            assert_eq!(queue.tail(stream, 1), (stream, true));
+            queue.begun += 1;
+            queue.tails[stream].last = queue.begun;
+        }
+        assert_eq!((queue.tail(3, 1), queue.tail(100, 1), queue.tail(100, 1)), ((3, false), (0, true), (0, false)));
     }
 
     #[test]

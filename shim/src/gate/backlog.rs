@@ -312,11 +312,11 @@ pub(super) fn stuck_ns() -> u64 {
     if IS_FIRST.load(Relaxed) { FIRST_NS } else { STUCK_NS + AHEAD_NS.load(Relaxed).min(FIRST_NS) }
 }
 
-/// Nothing completes: the bound is wider for a while.
-pub(super) fn widen(now_ns: u64) {
+/// Nothing has completed for so long: the bound is wider for a while, and so long that it is known the next time that it is not the first.
+pub(super) fn widen(now_ns: u64, stuck_ns: u64) {
     let is_again = now_ns < OPEN_UNTIL_NS.load(Relaxed);
     STUCK.store(if is_again { STUCK.load(Relaxed).saturating_add(1) } else { 0 }, Relaxed);
-    OPEN_UNTIL_NS.store(now_ns.saturating_add(OPEN_NS), Relaxed);
+    OPEN_UNTIL_NS.store(now_ns.saturating_add(OPEN_NS.max(2 * stuck_ns)), Relaxed);
     segment::add(Statistic::Openings, 1);
     if let Some(page) = activity::page() {
         bump(&page.openings, 1);

@@ -444,6 +444,7 @@ fn identity(descriptor: RawFd) -> Option<(u64, u64)> {
 
 /// In a forked child, which is no client: lets go of the page and of the socket. Async-signal-safe.
 pub(crate) fn disown() {
+    ahead::disown();
     if let Some(page) = activity::shown() {
         let _ = page.disown();
     }

@@ -34,16 +34,19 @@ mod wait;
 pub(crate) use client::{configure, disown, first_context, look_again, process_ends};
 
 use crate::clock;
-use crate::cuda::{Status, sys};
+use crate::cuda::{STREAM_LEGACY, STREAM_PER_THREAD, Status, sys};
+use crate::driver;
 use crate::fence::fenced;
 use crate::handlers::launch::{Launching, finish};
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::mode;
 use crate::sampling;
+use crate::segment;
 use crate::thread::Thread;
 use ahead::Joined;
 use situation::Room;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A launch in company.
 #[inline]
@@ -137,7 +140,13 @@ fn go_ahead(now_ns: u64, cost_ns: u64, stream: usize) -> Option<Joined> {
         ahead::leave();
         return Some(Joined::Released);
     }
-    ahead::join(stream, cost_ns)
+    let key = match stream {
+        STREAM_PER_THREAD => streams::per_thread_key(),
+        // The default stream of each context has the same name.
+        STREAM_LEGACY if segment::segment().header.device_count.load(Relaxed) > 1 => driver::context() | STREAM_LEGACY,
+        other => other,
+    };
+    ahead::join(stream, key, cost_ns)
 }
 
 /// A context has gone.

@@ -145,7 +145,7 @@ fn own_work(cost_ns: u64, stream: sys::CUstream) {
             break;
         }
         if now_ns.saturating_sub(progress_ns) > backlog::stuck_ns() {
-            backlog::widen(now_ns);
+            backlog::widen(now_ns, now_ns.saturating_sub(progress_ns));
             break;
         }
         match backlog::until_room_ns(now_ns) {

@@ -340,7 +340,7 @@ pub(crate) fn capture_key(stream: usize, hook: Hook) -> usize {
 /// stream's.
 #[cold]
 #[inline(never)]
-fn per_thread_key() -> usize {
+pub(crate) fn per_thread_key() -> usize {
     PER_THREAD_USED.store(true, Relaxed);
     let thread = thread::current();
     if thread.is_null() { STREAM_PER_THREAD } else { thread as usize }

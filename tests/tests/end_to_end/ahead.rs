@@ -159,6 +159,18 @@ fn one_that_is_killed_while_its_work_waits_is_gone() {
     });
 }
 
+/// The child has nothing of it: not the memory in which the GPU is told, nor the thread that tells it.
+#[test]
+fn a_child_exits_while_its_parents_work_waits() {
+    leaves("forks", &[], |_, coordinator, slot, running| {
+        running.wait_for("queued");
+        give_turn(coordinator, slot);
+        running.wait_for("forked");
+        coordinator.give_turn(Priority::NORMAL, Turn::Everybody, u64::MAX);
+        running.wait_for("done");
+    });
+}
+
 /// The demo's programs, with a real coordinator: the service's requests are served and the others get on.
 #[test]
 fn a_service_and_work_share_a_gpu() {
