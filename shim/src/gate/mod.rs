@@ -9,7 +9,7 @@
 //! **Fail open.** Each wait ends by itself: a page means nothing 100 ms after it was last renewed, a turn ends by its time. When the
 //! conversation with the coordinator ends, all that was known is forgotten and nobody waits ([`client`]).
 //!
-//! Copies and memsets are not ordered yet.
+//! Copies and memsets stand behind the launches before them on their stream, and so wait where these wait on the GPU; by themselves they are not ordered yet.
 //!
 //! | module | what lives there |
 //! | --- | --- |
