@@ -53,12 +53,12 @@ neighbours() {
     local name=$1 service=$2 work=$3 each
     jobs=()
     for each in 1 2 3; do
-        $work dist/examples/neighbours work --seconds 6 >"$scratch/$name.work$each" &
+        $work dist/examples/neighbours work --seconds 9 >"$scratch/$name.work$each" &
         jobs+=($!)
     done
     # They are at it by then.
     sleep 1
-    $service dist/examples/neighbours service --seconds 4 >"$scratch/$name.service"
+    $service dist/examples/neighbours service --seconds 7 >"$scratch/$name.service"
     wait "${jobs[@]}"
     jobs=()
 }

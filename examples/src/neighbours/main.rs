@@ -28,7 +28,7 @@ const REQUEST: (u32, u64) = (10, 100_000);
 const WORK: (u32, u64) = (50, 200_000);
 
 /// Requests before the first that counts.
-const WARM_UP: usize = 20;
+const WARM_UP: usize = 40;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -130,21 +130,7 @@ struct Queue {
     is_open: bool,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue {
-    places: Vec::new(),
-    tails: Vec::new(),
-    current: NONE,
-    groups: VecDeque::new(),
-    begun: 0,
-    released: 0,
-    front_ns: 0,
-    progress_ns: 0,
-    closed_ns: 0,
-    drained_ns: 0,
-    held_ns: 0,
-    thread: None,
-    is_open: false,
-});
+static QUEUE: Mutex<Queue> = Mutex::new(Queue::new());
 
 /// The thread is there, so groups may be begun.
 static IS_ATTENDED: AtomicBool = AtomicBool::new(false);
@@ -320,6 +306,24 @@ fn put(stream: sys::CUstream, done: (u64, u32), open: (u64, u32)) -> bool {
 }
 
 impl Queue {
+    const fn new() -> Self {
+        Self {
+            places: Vec::new(),
+            tails: Vec::new(),
+            current: NONE,
+            groups: VecDeque::new(),
+            begun: 0,
+            released: 0,
+            front_ns: 0,
+            progress_ns: 0,
+            closed_ns: 0,
+            drained_ns: 0,
+            held_ns: 0,
+            thread: None,
+            is_open: false,
+        }
+    }
+
     /// The words of a context, where there are such.
     fn place(&self, context: usize) -> Option<Place> {
         self.places.iter().find(|place| place.context == context).copied()
@@ -704,21 +708,7 @@ mod tests {
         let group = |&(number, tail, cost_ns)| Group { number, tail, words, cost_ns, over_ns: u64::MAX };
         let tails = [(3, 1), (4, 1)].map(|(stream, context)| Tail { stream, context, last: 0 }).to_vec();
         let begun = groups.last().map_or(0, |group| group.0);
-        Queue {
-            places: Vec::new(),
-            tails,
-            current: NONE,
-            groups: groups.iter().map(group).collect(),
-            begun,
-            released,
-            front_ns: 0,
-            progress_ns: 0,
-            closed_ns: 0,
-            drained_ns: 0,
-            held_ns: 0,
-            thread: None,
-            is_open: false,
-        }
+        Queue { tails, groups: groups.iter().map(group).collect(), begun, released, ..Queue::new() }
     }
 
     fn words() -> &'static Words {
