@@ -10,8 +10,9 @@ cd "$(dirname "$0")/.."
 
 # A runtime directory of its own, so that the tables show this run and no other.
 scratch=$(mktemp -d)
-jobs=()
-trap 'kill "${jobs[@]}" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+# What runs in the background at the moment.
+workers=() daemon=
+trap 'kill "${workers[@]}" $daemon 2>/dev/null || true; rm -rf "$scratch"' EXIT
 simulated=
 export AISHIM_DIR=$scratch/aishim
 mkdir -m 700 "$AISHIM_DIR"
@@ -48,23 +49,22 @@ main() {
     neighbours_sentence
 }
 
-# A service beside three that work flat out, started by `$2...` and `$3...`, and what they print, in files that begin with `$1`.
+# A service beside three that work flat out, with the commands $2 and $3 in front; what they print goes to files that begin with $1.
 neighbours() {
     local name=$1 service=$2 work=$3 each
-    jobs=()
     for each in 1 2 3; do
         $work dist/examples/neighbours work --seconds 9 >"$scratch/$name.work$each" &
-        jobs+=($!)
+        workers+=($!)
     done
     # They are at it by then.
     sleep 1
     $service dist/examples/neighbours service --seconds 7 >"$scratch/$name.service"
-    wait "${jobs[@]}"
-    jobs=()
+    wait "${workers[@]}"
+    workers=()
 }
 
 neighbours_sentence() {
-    local before after less daemon
+    local before after less
     heading "dist/examples/neighbours service, beside three times dist/examples/neighbours work"
     neighbours native "" ""
     dist/aischedd --dir "$AISHIM_DIR" 2>"$scratch/aischedd" &
@@ -73,6 +73,7 @@ neighbours_sentence() {
     neighbours ordered "dist/aictl run --class inference --" "dist/aictl run --class batch --"
     kill "$daemon"
     wait "$daemon" || true
+    daemon=
 
     printf '%-28s %22s %22s\n' "" "without aishim" "with aischedd"
     printf '%-28s %19s ms %19s ms\n' "a request, median" "$(request_ms p50 native)" "$(request_ms p50 ordered)"

@@ -66,6 +66,37 @@ pub(crate) mod host_alloc {
     pub(crate) const DEVICEMAP: u32 = 2;
 }
 
+/// `CUstreamBatchMemOpParams`, a union of which the header's Rust makes enums too.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct MemoryOp {
+    operation: u32,
+    barrier_flags: u32,
+    address: u64,
+    value: u64,
+    flags: u32,
+    alias: u64,
+    _rest: u64,
+}
+
+const _: () = assert!(size_of::<MemoryOp>() == size_of::<sys::CUstreamBatchMemOpParams>());
+
+impl MemoryOp {
+    /// `CU_STREAM_MEM_OP_BARRIER` of type `CU_STREAM_MEMORY_BARRIER_TYPE_SYS`: needs no memory to act on.
+    pub(crate) const BARRIER: Self =
+        Self { operation: 6, barrier_flags: 0, address: 0, value: 0, flags: 0, alias: 0, _rest: 0 };
+
+    /// `CU_STREAM_MEM_OP_WAIT_VALUE_32` with `CU_STREAM_WAIT_VALUE_GEQ`: until the word there has come to `value`, compared cyclically.
+    pub(crate) const fn wait(address: u64, value: u32) -> Self {
+        Self { operation: 1, address, value: value as u64, ..Self::BARRIER }
+    }
+
+    /// `CU_STREAM_MEM_OP_WRITE_VALUE_32` with `CU_STREAM_WRITE_VALUE_DEFAULT`: comes after all work before it.
+    pub(crate) const fn write(address: u64, value: u32) -> Self {
+        Self { operation: 2, address, value: value as u64, ..Self::BARRIER }
+    }
+}
+
 /// The address behind any pointer type of the API.
 #[inline]
 pub(crate) fn address<T>(pointer: *const T) -> usize {

@@ -7,7 +7,7 @@
 //! Learning the addresses takes no lock, because it happens inside `dlsym`, perhaps inside the loader's lock: every
 //! thread that comes along before it is done does it again and stores the same values.
 
-use crate::cuda::{Status, address, sys};
+use crate::cuda::{MemoryOp, Status, address, sys};
 use crate::dlsym;
 use crate::hook::Hook;
 use crate::hot::HOT;
@@ -274,6 +274,11 @@ own_calls! {
     pointer_attributes c"cuPointerGetAttributes" (count: c_uint, numbers: *mut c_uint, values: *mut *mut c_void, at: sys::CUdeviceptr);
     /// cuPointerSetAttribute.
     set_pointer_attribute c"cuPointerSetAttribute" (value: *const c_void, number: c_uint, at: sys::CUdeviceptr);
+}
+
+/// Puts memory operations on a stream, one after the other; false where the driver refuses.
+pub(crate) fn put_memory_ops(stream: sys::CUstream, operations: &mut [MemoryOp]) -> bool {
+    batch_mem_op(stream, operations.len() as c_uint, operations.as_mut_ptr().cast(), 0).is_ok()
 }
 
 /// The context current on the calling thread; null when there is none.

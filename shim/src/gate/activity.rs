@@ -110,11 +110,10 @@ pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     backlog::is_mark_due(page.launched_ns.load(Relaxed))
 }
 
-/// A launch is made that waits on the GPU; never is a mark due.
+/// A launch is made that waits on the GPU.
 #[inline]
-pub(super) fn queued(now_ns: u64) -> bool {
+pub(super) fn queued(now_ns: u64) {
     habits::launches(now_ns);
-    false
 }
 
 /// How much longer the GPU will be busy, by the estimate alone.

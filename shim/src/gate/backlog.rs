@@ -26,7 +26,7 @@
 //! An event on one stream tells nothing about others; a program with several has the bound on average.
 
 use super::activity;
-use super::situation::{self, Room};
+use super::situation::{self, Prospect, Room};
 use crate::cuda::{Status, sys};
 use crate::driver;
 use crate::handlers::capture::Section;
@@ -51,6 +51,9 @@ const LONG_NS: u64 = 500_000;
 /// A kernel longer than one part in so many of the time in which somebody is due is not begun: the later it gets, the surer it is that they are
 /// there before it is done.
 const HASTE: u64 = 4;
+
+/// A long kernel is kept back for those who are due no longer than this: of several there is always one.
+const KEPT_MOST_NS: u64 = 10_000_000;
 
 /// Unless more than one part in so many of the GPU's time goes into such kernels.
 const RARE: u64 = 4;
@@ -130,9 +133,9 @@ struct Mark {
     last_ns: u64,
 }
 
-/// Whether a launch of so much fits.
+/// Whether a launch of so much fits that has waited for so long.
 #[inline]
-pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64) -> bool {
+pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64, waited_ns: u64) -> bool {
     if room == Room::Unbounded {
         unbind();
         return true;
@@ -141,19 +144,19 @@ pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64) -> bool {
     if PART_NS.load(Relaxed) == u64::MAX {
         begin();
     }
-    let Some(limit_ns) = limit_ns(cost_ns, now_ns, TIGHT_NS) else { return false };
+    let Some(limit_ns) = limit_ns(cost_ns, now_ns, TIGHT_NS, waited_ns) else { return false };
     set(&PART_NS, (limit_ns / PARTS).min(LONGEST_PART_NS));
     set(&LIMIT_NS, limit_ns);
     let out_ns = out_ns(page.launched_ns.load(Relaxed));
     out_ns == 0 || out_ns + cost_ns <= limit_ns
 }
 
-/// How much may be out with a launch of so much, `tight_ns` while somebody may come at any moment; none where it is too long to be begun then.
+/// How much may be out with a launch of so much, `tight_ns` while somebody may come at any moment; none where it is too long to be begun then, and has not been
+/// kept back for `kept_ns` already.
 #[inline]
-pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64) -> Option<u64> {
+pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64, kept_ns: u64) -> Option<u64> {
     let prospect = situation::prospect(now_ns);
-    let longest_ns = prospect.due_until_ns.saturating_sub(now_ns) / HASTE;
-    if prospect.is_due && cost_ns > longest_ns && is_long_rare() {
+    if is_too_long(&prospect, cost_ns, now_ns, kept_ns) {
         return None;
     }
     let limit_ns = if prospect.is_due || prospect.is_open && is_recent(now_ns) {
@@ -164,6 +167,13 @@ pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64) -> Option<u64> 
     let wider_ns =
         if now_ns < OPEN_UNTIL_NS.load(Relaxed) { tight_ns << STUCK.load(Relaxed).min(MOST_STUCK) } else { 0 };
     Some(limit_ns.saturating_add(wider_ns))
+}
+
+/// Whether a kernel is not to be begun while somebody is due.
+#[inline]
+fn is_too_long(prospect: &Prospect, cost_ns: u64, now_ns: u64, kept_ns: u64) -> bool {
+    let longest_ns = prospect.due_until_ns.saturating_sub(now_ns) / HASTE;
+    prospect.is_due && cost_ns > longest_ns && is_long_rare() && kept_ns < KEPT_MOST_NS
 }
 
 /// Whether somebody more important was active a moment ago.
@@ -331,5 +341,29 @@ pub(super) fn forget_context(context: usize) {
     marked.out.retain(|mark| mark.event.context != context);
     if marked.out.len() != before && marked.out.is_empty() {
         DONE_NS.fetch_max(MARKED_NS.load(Relaxed), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_NS: u64 = 1_000_000_000;
+
+    fn due_for(ns: u64) -> Prospect {
+        Prospect { is_due: true, is_open: false, due_until_ns: NOW_NS + ns, until_ns: NOW_NS }
+    }
+
+    #[test]
+    fn the_nearer_somebody_is_the_shorter_are_kernels() {
+        assert!(!is_too_long(&due_for(400), 100, NOW_NS, 0) && is_too_long(&due_for(399), 100, NOW_NS, 0));
+        let nobody = Prospect { is_due: false, ..due_for(0) };
+        assert!(!is_too_long(&nobody, u64::MAX, NOW_NS, 0));
+    }
+
+    #[test]
+    fn a_long_kernel_is_not_kept_back_for_ever() {
+        let is_kept = |kept_ns| is_too_long(&due_for(0), 100, NOW_NS, kept_ns);
+        assert!(is_kept(0) && is_kept(KEPT_MOST_NS - 1) && !is_kept(KEPT_MOST_NS));
     }
 }

@@ -64,20 +64,11 @@ pub(crate) fn launch(
     let Some(shard) = own.shard() else { return sampling::launch(hook, call, stream, thread, key, measurable) };
     let (cost_ns, is_counted) = (own.expected_ns(stratum), sampling::is_counted(shard, stratum));
     let mut start = clock::now();
-    let mut now_ns = activity::monotonic_ns(start);
-    let is_mark_due = match go_ahead(now_ns, cost_ns, streams::key(stream, hook)) {
-        Some(Joined::Released) => activity::launched(cost_ns, now_ns),
-        Some(Joined::Told) => false,
-        Some(Joined::Queued) => activity::queued(now_ns),
-        None => {
-            if !may_go(now_ns, cost_ns) {
-                fenced(|| wait::wait(cost_ns, streams::key(stream, hook) as sys::CUstream));
-                start = clock::now();
-                now_ns = activity::monotonic_ns(start);
-            }
-            activity::launched(cost_ns, now_ns)
-        }
-    };
+    let now_ns = activity::monotonic_ns(start);
+    let admitted = admit(now_ns, cost_ns, streams::key(stream, hook));
+    if admitted.has_waited {
+        start = clock::now();
+    }
     let status = if is_counted {
         let status = call();
         let call_ns = clock::ns(clock::now().wrapping_sub(start));
@@ -86,7 +77,7 @@ pub(crate) fn launch(
     } else {
         sampling::launch(hook, call, stream, thread, key, measurable)
     };
-    if is_mark_due && status.is_ok() {
+    if admitted.is_mark_due && status.is_ok() {
         fenced(|| backlog::mark(streams::key(stream, hook) as sys::CUstream, cost_ns));
     }
     status
@@ -102,13 +93,7 @@ pub(crate) fn enter(stream: usize, hook: Hook) {
         let cost_ns = u64::from(sampling::usual_ns());
         let stream = streams::key(stream, hook);
         let now_ns = activity::monotonic_ns(clock::now());
-        let joined = go_ahead(now_ns, cost_ns, stream);
-        if joined.is_none() && !may_go(now_ns, cost_ns) {
-            wait::wait(cost_ns, stream as sys::CUstream);
-        }
-        if matches!(joined, None | Some(Joined::Released))
-            && activity::launched(cost_ns, activity::monotonic_ns(clock::now()))
-        {
+        if admit(now_ns, cost_ns, stream).is_mark_due {
             backlog::mark(stream as sys::CUstream, cost_ns);
         }
     });
@@ -127,6 +112,31 @@ pub(crate) fn waits() {
 pub(crate) fn idle() {
     if mode::mode() & mode::IN_COMPANY != 0 {
         activity::fall_idle();
+    }
+}
+
+/// How a launch was let on.
+struct Admitted {
+    has_waited: bool,
+    is_mark_due: bool,
+}
+
+/// Lets a launch on, at once, or once it may where it has to wait on the processor; and tells others of it, unless it waits on the GPU.
+#[inline]
+fn admit(now_ns: u64, cost_ns: u64, stream: usize) -> Admitted {
+    let told = Admitted { has_waited: false, is_mark_due: false };
+    match go_ahead(now_ns, cost_ns, stream) {
+        Some(Joined::Told) => told,
+        Some(Joined::Queued) => {
+            activity::queued(now_ns);
+            told
+        }
+        None if !may_go(now_ns, cost_ns) => {
+            fenced(|| wait::wait(cost_ns, stream as sys::CUstream));
+            let is_mark_due = activity::launched(cost_ns, activity::monotonic_ns(clock::now()));
+            Admitted { has_waited: true, is_mark_due }
+        }
+        Some(Joined::Released) | None => Admitted { is_mark_due: activity::launched(cost_ns, now_ns), ..told },
     }
 }
 
@@ -159,7 +169,7 @@ pub(crate) fn forget_context(context: usize) {
 #[inline]
 fn may_go(now_ns: u64, cost_ns: u64) -> bool {
     match situation::look(now_ns) {
-        Ok(room) => backlog::has_room(cost_ns, room, now_ns),
+        Ok(room) => backlog::has_room(cost_ns, room, now_ns, 0),
         Err(_) => false,
     }
 }

@@ -36,13 +36,14 @@ pub(super) fn wait(cost_ns: u64, stream: sys::CUstream) {
     let (Some(places), Some(page)) = (situation::places(), activity::page()) else { return };
     let _punctual = Punctual::begin();
     page.is_waiting.fetch_add(1, Relaxed);
+    let begun_ns = clock::monotonic_ns();
     while applies() {
         let now_ns = clock::monotonic_ns();
         match situation::look_at_all(now_ns) {
             Err(_) => closed(places, page, None),
             Ok(Room::Unbounded) => break,
-            Ok(room) if backlog::has_room(cost_ns, room, now_ns) => break,
-            Ok(_) => own_work(cost_ns, stream),
+            Ok(room) if backlog::has_room(cost_ns, room, now_ns, now_ns.saturating_sub(begun_ns)) => break,
+            Ok(_) => own_work(cost_ns, stream, begun_ns),
         }
     }
     page.is_waiting.fetch_sub(1, Relaxed);
@@ -126,8 +127,8 @@ fn timed_out(page: &Page) {
     segment::add(Statistic::GateTimeouts, 1);
 }
 
-/// Waits until less of the process's own work is queued, or somebody more important has come, or it does not get less.
-fn own_work(cost_ns: u64, stream: sys::CUstream) {
+/// Waits until less of the process's own work is queued, or somebody more important has come, or it does not get less; for a launch that waits since `since_ns`.
+fn own_work(cost_ns: u64, stream: sys::CUstream, since_ns: u64) {
     let begun_ns = clock::monotonic_ns();
     let (mut now_ns, mut progress_ns) = (begun_ns, begun_ns);
     // What no mark stands behind would not be seen done.
@@ -141,7 +142,7 @@ fn own_work(cost_ns: u64, stream: sys::CUstream) {
         if backlog::collect() || is_empty {
             progress_ns = now_ns;
         }
-        if backlog::has_room(cost_ns, room, now_ns) {
+        if backlog::has_room(cost_ns, room, now_ns, now_ns.saturating_sub(since_ns)) {
             break;
         }
         if now_ns.saturating_sub(progress_ns) > backlog::stuck_ns() {

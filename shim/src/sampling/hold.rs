@@ -11,7 +11,7 @@
 //! Memory operations are not work of the compute engine, which another process may have meanwhile. Where that matters
 //! ([`learnt`](super::learnt)), a memset of a word of our own comes first.
 
-use crate::cuda::{address, host_alloc, sys};
+use crate::cuda::{MemoryOp, address, host_alloc, sys};
 use crate::driver;
 use crate::handlers::capture::RelaxedThread;
 use parking_lot::Mutex;
@@ -32,20 +32,6 @@ const OFF: u32 = 0;
 /// So many slips in a row, at full length or behind slow calls, say that holding is of no use here: launches that wait
 /// for the kernel (CUDA_LAUNCH_BLOCKING) see to that.
 const SLIPS_MAX: u32 = 32;
-
-/// `CUstreamBatchMemOpParams` for a barrier: the union's other members are longer.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Operation {
-    operation: u32,
-    flags: u32,
-    rest: [u64; 5],
-}
-
-const _: () = assert!(size_of::<Operation>() == size_of::<sys::CUstreamBatchMemOpParams>());
-
-/// `CU_STREAM_MEM_OP_BARRIER` of type `CU_STREAM_MEMORY_BARRIER_TYPE_SYS`: needs no memory to act on.
-const BARRIER: Operation = Operation { operation: 6, flags: 0, rest: [0; 5] };
 
 /// Whether a stream can be held at all.
 pub(super) fn is_possible() -> bool {
@@ -83,8 +69,8 @@ pub(super) fn forget_context(context: usize) {
 /// Puts the operations on the stream; false where the driver refuses, which it then always does.
 pub(super) fn put(stream: sys::CUstream) -> bool {
     let count = OPERATIONS.load(Relaxed);
-    let mut operations = [BARRIER; OPERATIONS_MAX as usize];
-    let held = count != OFF && driver::batch_mem_op(stream, count, operations.as_mut_ptr().cast(), 0).is_ok();
+    let mut operations = [MemoryOp::BARRIER; OPERATIONS_MAX as usize];
+    let held = count != OFF && driver::put_memory_ops(stream, &mut operations[..count.min(OPERATIONS_MAX) as usize]);
     if !held {
         OPERATIONS.store(OFF, Relaxed);
     }

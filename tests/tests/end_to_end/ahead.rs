@@ -1,49 +1,18 @@
 //! The GPU waits and the program runs ahead: work that has to give way is queued, and comes when it may, whatever becomes of its process.
 
+use crate::gate::{LONG, is_client, launches, monotonic_ns, threads, wait_until};
 use aishim_abi::board::Turn;
 use aishim_abi::client_page::STALE_NS;
-use aishim_abi::layout::Coordinator as Standing;
 use aishim_abi::rank::Priority;
-use aishim_abi::statistics::Statistic;
 use aishim_tests::sandbox::Running;
 use aishim_tests::{Coordinator, Program, Sandbox};
 use std::time::{Duration, Instant};
-
-const LONG: Duration = Duration::from_secs(40);
-
-#[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < LONG, "it does not come to that: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime(2) fills the structure.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
 
 /// Of rank 20, as another that does nothing but be there.
 fn program(sandbox: &Sandbox, source: &'static str, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
     let mut command = sandbox.shimmed(Program::new(source).build());
     command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", "20").args(arguments).envs(variables.iter().copied());
     sandbox.start(&mut command)
-}
-
-fn is_client(sandbox: &Sandbox, running: &Running) {
-    wait_until("it is a client", || {
-        let segments = sandbox.segments();
-        let own = segments.iter().find(|segment| segment.copy.pid() == running.child.id());
-        own.is_some_and(|own| own.statistic(Statistic::Coordinator) == Standing::Client.number())
-    });
-}
-
-fn launches(sandbox: &Sandbox, running: &Running) -> u64 {
-    sandbox.segment(running.child.id()).calls("cuLaunchKernel")
 }
 
 /// Gives the turn to whoever holds `slot`, for as long as a turn may be.
@@ -56,18 +25,15 @@ fn leaves(how: &str, variables: &[(&str, &str)], what: impl FnOnce(&Sandbox, &Co
     let sandbox = Sandbox::new();
     let coordinator = Coordinator::start(&sandbox.directory());
     let other = program(&sandbox, "company", &["100000", "1", "1000"], &[]);
-    is_client(&sandbox, &other);
+    is_client(&sandbox, &other, 1);
     let mut running = program(&sandbox, "leaves", &[how], variables);
     running.wait_for("ready");
-    is_client(&sandbox, &running);
+    is_client(&sandbox, &running, 1);
     let slot = coordinator.seen(other.child.id()).expect("a client").slot as usize;
     // It reads the board every 100 ms while it is alone, and begins to obey it then.
     wait_until("it is in company", || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", running.child.id())).expect("a process");
-        let name =
-            |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
-        tasks.filter_map(name).any(|name| name.starts_with("aishim-ahead"))
-            || variables.contains(&("AISHIM_GATE", "wait"))
+        let is_ahead = threads(&running).iter().any(|name| name.starts_with("aishim-ahead"));
+        is_ahead || variables.contains(&("AISHIM_GATE", "wait"))
     });
     give_turn(&coordinator, slot);
     // SAFETY: kill(2) of a child that was not waited for yet.

@@ -11,11 +11,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-const LONG: Duration = Duration::from_secs(40);
+pub(crate) const LONG: Duration = Duration::from_secs(40);
 
 /// Waits until that holds.
 #[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < LONG, "it does not come to that: {what}");
@@ -24,7 +24,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     begun.elapsed()
 }
 
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: clock_gettime(2) fills the structure.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
@@ -63,7 +63,7 @@ fn end(running: Running) {
     assert_eq!(outcome.stdout, "done\n");
 }
 
-fn launches(sandbox: &Sandbox, running: &Running) -> u64 {
+pub(crate) fn launches(sandbox: &Sandbox, running: &Running) -> u64 {
     let pid = running.child.id();
     let segments = sandbox.segments();
     segments.iter().find(|segment| segment.copy.pid() == pid).map_or(0, |segment| segment.calls("cuLaunchKernel"))
@@ -81,7 +81,7 @@ fn goes_on(sandbox: &Sandbox, running: &Running, more: u64) -> Duration {
 }
 
 #[track_caller]
-fn is_client(sandbox: &Sandbox, running: &Running, times: u64) {
+pub(crate) fn is_client(sandbox: &Sandbox, running: &Running, times: u64) {
     wait_until("it is a client", || {
         let segments = sandbox.segments();
         let own = segments.iter().find(|segment| segment.copy.pid() == running.child.id());
@@ -92,7 +92,7 @@ fn is_client(sandbox: &Sandbox, running: &Running, times: u64) {
     });
 }
 
-fn threads(running: &Running) -> Vec<String> {
+pub(crate) fn threads(running: &Running) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", running.child.id())).expect("a process");
     let name = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
     tasks.filter_map(name).collect()

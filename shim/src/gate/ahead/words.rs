@@ -1,0 +1,71 @@
+//! The memory in which the GPU is told what may run, and tells what is done.
+
+use crate::cuda::{MemoryOp, host_alloc, sys};
+use crate::driver;
+use crate::handlers::capture::RelaxedThread;
+use std::sync::atomic::AtomicU32;
+
+/// Streams whose groups are told apart; of more, those used longest ago lose their place.
+pub(super) const TAILS: usize = 8;
+
+/// Memory that the GPU reads and writes.
+#[repr(C, align(4096))]
+pub(super) struct Words {
+    /// Groups up to this number may run, compared as the GPU does, cyclically.
+    pub(super) open: AtomicU32,
+    pub(super) _line: [u32; 15],
+    /// For each place in `Queue::tails` the number of a group that is done, and with it all before it on that stream.
+    pub(super) done: [AtomicU32; TAILS],
+}
+
+/// Words that the GPU of a context sees, and where it sees them.
+#[derive(Clone, Copy)]
+pub(super) struct Mapped {
+    pub(super) words: &'static Words,
+    device: u64,
+}
+
+impl Mapped {
+    /// Words for the current context; none where it cannot wait for memory. Shared, or a fork would part the processor's page from the GPU's. Never unmapped.
+    pub(super) fn make() -> Option<Self> {
+        /// `CU_MEMHOSTREGISTER_PORTABLE` and `_DEVICEMAP` have the same numbers: a stream may be another context's than the current one.
+        const FLAGS: u32 = host_alloc::PORTABLE | host_alloc::DEVICEMAP;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: mmap(2) of fresh memory, at no address in particular.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<Words>(), protection, flags, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return None;
+        }
+        // SAFETY: madvise(2) of what was just mapped: a child has no use for it.
+        unsafe { libc::madvise(mapped, size_of::<Words>(), libc::MADV_DONTFORK) };
+        let _relaxed = RelaxedThread::begin();
+        let mut device = 0;
+        let is_there = can_wait()
+            && driver::host_register(mapped, size_of::<Words>(), FLAGS).is_ok()
+            && driver::host_device_pointer(&raw mut device, mapped, 0).is_ok();
+        if !is_there {
+            // SAFETY: munmap(2) of what was just mapped, which nobody knows of.
+            unsafe { libc::munmap(mapped, size_of::<Words>()) };
+            return None;
+        }
+        // SAFETY: a page of zeroes, which are values of all fields, aligned to a page, and never unmapped from here on.
+        Some(Self { words: unsafe { &*mapped.cast::<Words>() }, device })
+    }
+
+    /// Puts on the stream, in the place `tail`, that its group `before` is done, and a wait until `number` may run; false where the driver refuses.
+    pub(super) fn put(&self, stream: sys::CUstream, tail: usize, before: u32, number: u32) -> bool {
+        let done = self.device + (std::mem::offset_of!(Words, done) + tail * size_of::<u32>()) as u64;
+        driver::put_memory_ops(stream, &mut [MemoryOp::write(done, before), MemoryOp::wait(self.device, number)])
+    }
+}
+
+/// Whether the GPU of the current context can wait for memory.
+fn can_wait() -> bool {
+    /// `CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS`, of the calls' second version; the attribute of 32 bits is that of the first.
+    const CAN_USE_STREAM_MEM_OPS: u32 = 122;
+    let (mut device, mut can) = (0, 0);
+    driver::current_device(&raw mut device).is_ok()
+        && driver::device_attribute(&raw mut can, CAN_USE_STREAM_MEM_OPS, device).is_ok()
+        && can == 1
+}
