@@ -69,10 +69,10 @@ fn it_can_be_told_not_to() {
     });
 }
 
-/// The same where the driver cannot wait for memory: refused by the call, or by its attribute's page that cannot be registered.
+/// The same where the driver cannot wait for memory: refused by the call, or there is no memory that both see.
 #[test]
 fn where_the_driver_cannot_the_program_waits() {
-    for fault in ["cuStreamBatchMemOp_v2:801", "cuMemHostRegister_v2:801"] {
+    for fault in ["cuStreamBatchMemOp_v2:801", "cuMemHostRegister_v2:801", "cuMemHostGetDevicePointer_v2:801"] {
         leaves("waits", &[("SIMCUDA_FAIL", fault)], |_, coordinator, slot, running| {
             wait_until("it waits", || {
                 give_turn(coordinator, slot);

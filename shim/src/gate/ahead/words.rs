@@ -41,10 +41,11 @@ impl Mapped {
         unsafe { libc::madvise(mapped, size_of::<Words>(), libc::MADV_DONTFORK) };
         let _relaxed = RelaxedThread::begin();
         let mut device = 0;
-        let is_there = can_wait()
-            && driver::host_register(mapped, size_of::<Words>(), FLAGS).is_ok()
-            && driver::host_device_pointer(&raw mut device, mapped, 0).is_ok();
-        if !is_there {
+        let is_registered = can_wait() && driver::host_register(mapped, size_of::<Words>(), FLAGS).is_ok();
+        if !is_registered || !driver::host_device_pointer(&raw mut device, mapped, 0).is_ok() {
+            if is_registered {
+                let _ = driver::host_unregister(mapped);
+            }
             // SAFETY: munmap(2) of what was just mapped, which nobody knows of.
             unsafe { libc::munmap(mapped, size_of::<Words>()) };
             return None;
