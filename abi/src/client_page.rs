@@ -64,7 +64,8 @@ pub struct Page {
     pub due_until_ns: AtomicU64,
     /// When what it waits for will be done, as it estimates, by `CLOCK_MONOTONIC`, where it will not launch again right after that; else 0.
     pub ends_ns: AtomicU64,
-    _reserved1: [AtomicU64; 1],
+    /// Before this nobody waits for what it has launched, as its habits say, by `CLOCK_MONOTONIC`; 0 or past: it is waited for.
+    pub urgent_ns: AtomicU64,
 
     /// GPU time it has used, as its samples say, in nanoseconds.
     pub used_ns: AtomicU64,
@@ -94,6 +95,7 @@ const _: () = {
     assert!(offset_of!(Page, turn_word) == 80);
     assert!(offset_of!(Page, due_ns) == 96);
     assert!(offset_of!(Page, ends_ns) == 112);
+    assert!(offset_of!(Page, urgent_ns) == 120);
     assert!(offset_of!(Page, used_ns) == 128);
     assert!(offset_of!(Page, class_suggested) == 168);
     assert!(offset_of!(Page, _rest) == 192);
@@ -373,6 +375,14 @@ pub fn busy_until_ns(page: &Page, now_ns: u64) -> Option<u64> {
         return None;
     }
     believed(busy_until_ns, page.renewed_ns.load(Relaxed), now_ns)
+}
+
+/// Until when nobody waits for what the owner has launched; none where it is waited for, or that is more than `foresight_ns` ahead and not believed.
+#[must_use]
+#[inline]
+pub fn urgent_ns(page: &Page, now_ns: u64, foresight_ns: u64) -> Option<u64> {
+    let urgent_ns = page.urgent_ns.load(Relaxed);
+    (urgent_ns > now_ns && urgent_ns <= now_ns.saturating_add(foresight_ns)).then_some(urgent_ns)
 }
 
 /// Until when to wait, given what a page says.

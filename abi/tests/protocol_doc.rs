@@ -134,7 +134,7 @@ fn the_page_and_the_board_are_those_of_their_layouts() {
     assert_table(
         "a client's page",
         &offsets!(Page: magic, version, pid, generation, start_ticks, busy_until_ns, renewed_ns, turn_word, is_waiting,
-            launched_ns, due_ns, due_until_ns, ends_ns, used_ns, gated_ns, gate_waits, gate_timeouts, openings, class_suggested, class_reason),
+            launched_ns, due_ns, due_until_ns, ends_ns, urgent_ns, used_ns, gated_ns, gate_waits, gate_timeouts, openings, class_suggested, class_reason),
     );
     assert_table(
         "the board's header",

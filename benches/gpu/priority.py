@@ -159,9 +159,9 @@ def cells(args):
 class Job:
     """One process of priority_jobs.py, started among `jobs`, which end together."""
 
-    def __init__(self, args, jobs, name, condition, role):
+    def __init__(self, args, jobs, name, condition, role, **more_env):
         self.condition, self.role = condition.name, role
-        self.env = condition.env(args, role)
+        self.env = {**condition.env(args, role), **more_env}
         command = [sys.executable, runs.HERE / "priority_jobs.py", name, "--device", args.device]
         self.process = runs.start(command, self.env)
         self.is_ready = False

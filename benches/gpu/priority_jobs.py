@@ -12,6 +12,7 @@ times are CLOCK_MONOTONIC in nanoseconds, which the processes of a machine share
 import argparse
 import gc
 import json
+import os
 import random
 import select
 import statistics
@@ -196,16 +197,24 @@ def answer_turns(torch, args):
         iterate()
     synchroniser(torch, args.device)()
     print("ready", flush=True)
+    goes_on = getattr(iterate, "goes_on", lambda _done: not is_asked())
     for line in lines():
         if not line:
             return
         # Laps are the GPU's: the host is ahead of it by as much as fits into the queue, which changes with the load.
         clock = Clock(torch, args.device)
-        while not select.select([sys.stdin], [], [], 0)[0]:
+        done = 0
+        while goes_on(done):
             iterate()
             clock.lap()
+            done += 1
         sys.stdin.readline()
         answer({"ends_ns": clock.laps_ns()})
+
+
+def is_asked():
+    """Whether a line waits on standard input."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 class Clock:
@@ -236,7 +245,7 @@ class Clock:
         return [self.began_ns + round(self.laps[0].elapsed_time(lap) * 1e6) for lap in self.laps]
 
 
-def train(torch, device):
+def train(torch, device, wrapped=lambda model: model):
     """Training steps of ResNet-50: batch 64 that stays on the device, bf16 autocast, SGD."""
     import models
     import train as example
@@ -246,9 +255,43 @@ def train(torch, device):
     if device == "cpu":
         step.model, batch = small_network(torch).train(), 2
         step.optimiser = torch.optim.SGD(step.model.parameters(), lr=0.1, momentum=0.9)
+    step.model = wrapped(step.model)
     images = models.random_input("resnet50", batch).to(device)
     labels = torch.randint(0, models.IMAGE_CLASSES, (batch,)).to(device)
     return lambda: step(images, labels)
+
+
+class AllReduce:
+    """Training steps as above, on all GPUs of RANK and WORLD_SIZE at once: each all-reduces gradients with the others."""
+
+    def __init__(self, torch, device):
+        self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        on_gpu = device == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(self.rank)
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self.store = torch.distributed.TCPStore(host, port, self.ranks, is_master=self.rank == 0)
+        backend = "nccl" if on_gpu else "gloo"
+        torch.distributed.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.ranks)
+        self.step = train(torch, device, torch.nn.parallel.DistributedDataParallel)
+        self.turn = 0
+
+    def __call__(self):
+        return self.step()
+
+    def goes_on(self, done):
+        """All ranks do as many iterations, or one would wait for another for ever: the first says when it ends, so far ahead that
+        none has done more."""
+        ahead = 5
+        key = f"end of turn {self.turn}"
+        if not self.store.check([key]):
+            if self.rank == 0 and is_asked():
+                self.store.set(key, str(done + ahead))
+            return True
+        if done < int(self.store.get(key)):
+            return True
+        self.turn += 1
+        return False
 
 
 def infer_batches(torch, device):
@@ -274,7 +317,7 @@ def gemm(torch, device):
 
 
 GEMM_PRODUCTS = 10
-BEST_EFFORT = {"train": train, "infer": infer_batches, "gemm": gemm}
+BEST_EFFORT = {"train": train, "infer": infer_batches, "gemm": gemm, "allreduce": AllReduce}
 
 
 def small_network(torch):

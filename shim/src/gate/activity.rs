@@ -6,7 +6,7 @@
 //! past. Plain loads and stores: of two threads that launch in the same few nanoseconds one addition may be lost, which is worth less
 //! than the estimate itself, while a locked addition would cost each launch as much as all the rest of this.
 
-use super::{backlog, habits};
+use super::{backlog, habits, urgency};
 use crate::clock;
 use crate::segment::bump;
 use aishim_abi::client_page::{Identity, OwnPage, Page};
@@ -91,12 +91,15 @@ pub(super) fn page() -> Option<&'static Page> {
 #[inline]
 pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     let Some(page) = page() else { return false };
-    habits::launches(now_ns);
+    if habits::launches(now_ns) {
+        urgency::begins(page, now_ns);
+    }
     let before_ns = ESTIMATE_NS.load(Relaxed);
     if before_ns <= now_ns {
         BURST_NS.store(now_ns, Relaxed);
     }
-    let estimate_ns = before_ns.max(now_ns).wrapping_add(cost_ns);
+    // What is not urgent yet may have to wait until it is.
+    let estimate_ns = before_ns.max(now_ns).max(page.urgent_ns.load(Relaxed)).wrapping_add(cost_ns);
     ESTIMATE_NS.store(estimate_ns, Relaxed);
     if page.ends_ns.load(Relaxed) != 0 {
         page.ends_ns.store(0, Relaxed);
@@ -113,7 +116,7 @@ pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
 /// A launch is made that waits on the GPU.
 #[inline]
 pub(super) fn queued(now_ns: u64) {
-    habits::launches(now_ns);
+    let _ = habits::launches(now_ns);
 }
 
 /// How much longer the GPU will be busy, by the estimate alone.
@@ -145,7 +148,11 @@ pub(super) fn keep_fresh(now_ns: u64) {
 pub(super) fn hold() {
     let Some(page) = page() else { return };
     let now_ns = monotonic_ns(clock::now());
-    let left_ns = ESTIMATE_NS.load(Relaxed).saturating_sub(now_ns);
+    let sooner_ns = urgency::is_waited_for(page, now_ns);
+    let left_ns = ESTIMATE_NS.load(Relaxed).saturating_sub(now_ns).saturating_sub(sooner_ns);
+    if sooner_ns != 0 {
+        ESTIMATE_NS.store(now_ns + left_ns, Relaxed);
+    }
     if left_ns == 0 {
         return;
     }
@@ -163,6 +170,7 @@ pub(super) fn fall_idle() {
     let Some((own, page)) = shown().and_then(|own| Some((own, own.page()?))) else { return };
     let now_ns = monotonic_ns(clock::now());
     habits::falls_idle(page, now_ns);
+    urgency::is_over(page);
     ESTIMATE_NS.store(now_ns, Relaxed);
     if page.ends_ns.load(Relaxed) != 0 {
         page.ends_ns.store(0, Relaxed);

@@ -173,7 +173,9 @@ pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64, kept_ns: u64) -
 #[inline]
 fn is_too_long(prospect: &Prospect, cost_ns: u64, now_ns: u64, kept_ns: u64) -> bool {
     let longest_ns = prospect.due_until_ns.saturating_sub(now_ns) / HASTE;
-    prospect.is_due && cost_ns > longest_ns && is_long_rare() && kept_ns < KEPT_MOST_NS
+    let is_in_the_way = prospect.urgent_ns.is_some_and(|urgent_ns| cost_ns > urgent_ns.saturating_sub(now_ns));
+    let is_too_long = prospect.is_due && cost_ns > longest_ns || is_in_the_way;
+    is_too_long && is_long_rare() && kept_ns < KEPT_MOST_NS
 }
 
 /// Whether somebody more important was active a moment ago.
@@ -351,7 +353,7 @@ mod tests {
     const NOW_NS: u64 = 1_000_000_000;
 
     fn due_for(ns: u64) -> Prospect {
-        Prospect { is_due: true, is_open: false, due_until_ns: NOW_NS + ns, until_ns: NOW_NS }
+        Prospect { is_due: true, is_open: false, due_until_ns: NOW_NS + ns, until_ns: NOW_NS, urgent_ns: None }
     }
 
     #[test]
@@ -359,6 +361,8 @@ mod tests {
         assert!(!is_too_long(&due_for(400), 100, NOW_NS, 0) && is_too_long(&due_for(399), 100, NOW_NS, 0));
         let nobody = Prospect { is_due: false, ..due_for(0) };
         assert!(!is_too_long(&nobody, u64::MAX, NOW_NS, 0));
+        let urgent = Prospect { urgent_ns: Some(NOW_NS + 100), ..nobody };
+        assert!(!is_too_long(&urgent, 100, NOW_NS, 0) && is_too_long(&urgent, 100, NOW_NS + 1, 0));
     }
 
     #[test]

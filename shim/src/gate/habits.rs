@@ -24,13 +24,15 @@ static SHORTEST_NS: AtomicU64 = AtomicU64::new(0);
 /// Since when the process is idle; 0 while it is not.
 static IDLE_NS: AtomicU64 = AtomicU64::new(0);
 
-/// A launch is made.
+/// A launch is made; true where it is the first after the process was idle.
 #[inline]
-pub(super) fn launches(now_ns: u64) {
+pub(super) fn launches(now_ns: u64) -> bool {
     let idle_ns = IDLE_NS.load(Relaxed);
-    if idle_ns != 0 {
-        ends(now_ns.saturating_sub(idle_ns));
+    if idle_ns == 0 {
+        return false;
     }
+    ends(now_ns.saturating_sub(idle_ns));
+    true
 }
 
 #[cold]

@@ -18,6 +18,7 @@
 //! | [`activity`] | the process's own page: until when the GPU is busy |
 //! | [`shown`] | what people are shown of it, and what the process's behaviour suggests |
 //! | [`habits`] | when it will be back, as its habits say |
+//! | [`urgency`] | from when on somebody waits for what it has launched |
 //! | [`wait`] | waiting at the gate |
 //! | [`ahead`] | where the GPU waits and the program does not |
 //! | [`backlog`] | how much of the process's own work is queued, and how much may be |
@@ -29,6 +30,7 @@ mod client;
 mod habits;
 mod shown;
 mod situation;
+mod urgency;
 mod wait;
 
 pub(crate) use client::{configure, disown, first_context, look_again, process_ends};

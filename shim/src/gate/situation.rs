@@ -10,7 +10,7 @@
 
 use aishim_abi::board::{SLOTS, TURN_GRACE_NS, Turn};
 use aishim_abi::board_reader::{BoardView, Gates};
-use aishim_abi::client_page::{Page, Peers, busy_until_ns};
+use aishim_abi::client_page::{Page, Peers, busy_until_ns, urgent_ns};
 use aishim_abi::rank::Priority;
 use std::io;
 use std::sync::OnceLock;
@@ -150,6 +150,9 @@ fn find_busy<const ALL: bool>(
         let slot = peer.slot.load(Relaxed) as usize;
         let page = places.pages.get(slot)?;
         let mut until_ns = busy_until_ns(page, now_ns)?;
+        if urgent_ns(page, now_ns, FORESIGHT_NS).is_some() {
+            return None;
+        }
         if let (Some(after_ns), ends_ns @ 1..) = (after_ns, page.ends_ns.load(Relaxed)) {
             until_ns = until_ns.min(ends_ns.saturating_add(after_ns));
         }
@@ -179,6 +182,8 @@ pub(super) struct Prospect {
     pub(super) due_until_ns: u64,
     /// Until then nobody more important will, and the turn is ours.
     pub(super) until_ns: u64,
+    /// From then on somebody waits for work that they have launched already.
+    pub(super) urgent_ns: Option<u64>,
 }
 
 /// No word of another's is believed about more than this.
@@ -186,7 +191,7 @@ const FORESIGHT_NS: u64 = 50_000_000;
 
 /// Who may come when, while nobody more important is on the GPU.
 pub(super) fn prospect(now_ns: u64) -> Prospect {
-    let mut prospect = Prospect { is_due: false, is_open: false, due_until_ns: 0, until_ns: u64::MAX };
+    let mut prospect = Prospect { is_due: false, is_open: false, due_until_ns: 0, until_ns: u64::MAX, urgent_ns: None };
     let Some(places) = PLACES.get() else { return prospect };
     let (mut left, mut is_ordered) = (GPUS.load(Relaxed), false);
     while left != 0 {
@@ -206,6 +211,11 @@ pub(super) fn prospect(now_ns: u64) -> Prospect {
     prospect.is_open = listed > FEW;
     for peer in LIST.iter().take(listed.min(FEW)) {
         let Some(page) = places.pages.get(peer.slot.load(Relaxed) as usize) else { continue };
+        if let Some(urgent_ns) = urgent_ns(page, now_ns, FORESIGHT_NS) {
+            prospect.urgent_ns = Some(prospect.urgent_ns.map_or(urgent_ns, |sooner_ns| sooner_ns.min(urgent_ns)));
+            prospect.until_ns = prospect.until_ns.min(urgent_ns);
+            continue;
+        }
         let (from_ns, to_ns) = (page.due_ns.load(Relaxed), page.due_until_ns.load(Relaxed));
         if from_ns == 0 || now_ns >= to_ns || to_ns > now_ns.saturating_add(FORESIGHT_NS) {
             prospect.is_open = true;
@@ -356,10 +366,17 @@ mod tests {
                 assert_eq!(look(now), closed, "and from then on");
                 board.set_open(1, now + MS);
                 assert_eq!(look(now), Ok(Room::Bounded), "all gates are open");
-                let all_is_well = Prospect { is_due: false, is_open: false, due_until_ns: 0, until_ns: u64::MAX };
+                let all_is_well =
+                    Prospect { is_due: false, is_open: false, due_until_ns: 0, until_ns: u64::MAX, urgent_ns: None };
                 assert_eq!(prospect(now), all_is_well, "nothing is held back for anybody then");
                 board.set_open(1, 0);
                 assert_eq!(look_at_all(now + MS), Ok(Room::Bounded));
+                page.urgent_ns.store(now + MS / 2, Relaxed);
+                assert_eq!(look_at_all(now), Ok(Room::Bounded), "nobody waits for it yet");
+                assert_eq!(look_at_all(now + MS / 2), closed);
+                page.urgent_ns.store(u64::MAX, Relaxed);
+                assert_eq!(look_at_all(now), closed, "that cannot be");
+                page.urgent_ns.store(0, Relaxed);
                 page.busy_until_ns.store(0, Relaxed);
             }
         }
