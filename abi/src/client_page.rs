@@ -247,6 +247,12 @@ impl PageView {
         (due_ns != 0).then(|| (due_ns, page.due_until_ns.load(Relaxed)))
     }
 
+    /// Before when nobody waits for what the owner has launched, as it says; 0 or past: it is waited for.
+    #[must_use]
+    pub fn urgent_ns(&self) -> u64 {
+        self.page().map_or(0, |page| page.urgent_ns.load(Relaxed))
+    }
+
     /// What its gate did and its samples say.
     #[must_use]
     pub fn figures(&self) -> Figures {

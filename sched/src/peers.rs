@@ -1,4 +1,4 @@
-//! Who has to know of whom: each client of those that are more important, use a GPU that it uses, and are not of its job.
+//! Who has to know of whom: each client of those that are more important, use a GPU that it or another of its job uses, and are not of its job.
 //!
 //! What is sent is the difference between what a client was told and what is so, computed when the socket takes it. A queue
 //! of messages would grow with a client that does not read; this does not, and whoever reads again after a while is told what is so
@@ -66,7 +66,7 @@ fn send_about(connection: &mut Connection, roster: &Roster, slot: usize, other: 
 fn due(roster: &Roster, slot: usize, other: usize) -> Option<Told> {
     let (own, its) = (&roster.client(slot)?.entry, &roster.client(other)?.entry);
     let is_of_its_job = own.job != 0 && own.job == its.job;
-    let counts = slot != other && its.rank > own.rank && its.gpus & own.gpus != 0 && !is_of_its_job;
+    let counts = slot != other && its.rank > own.rank && its.gpus & roster.gates_of(slot) != 0 && !is_of_its_job;
     counts.then(|| Told { generation: its.generation, rank: its.rank.number(), gpus: its.gpus })
 }
 

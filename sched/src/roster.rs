@@ -198,6 +198,7 @@ impl Roster {
         }
         self.note(slot);
         self.rank_job_of(slot, now_ns);
+        self.note_job_of(slot);
         Ok(slot)
     }
 
@@ -233,6 +234,7 @@ impl Roster {
         let joined = Event::Joined(client.id(slot), client.standing());
         self.gpus.tell(added.trailing_zeros() as usize, joined, now_ns, &mut self.board);
         self.note(slot);
+        self.note_job_of(slot);
         Ok(())
     }
 
@@ -366,6 +368,8 @@ impl Roster {
             Some(other) => {
                 let other = *other;
                 self.rank_job_of(other, now_ns);
+                self.note_job_of(other);
+                self.changed.insert(other);
             }
             None => drop(self.jobs.remove(job)),
         }
@@ -385,6 +389,21 @@ impl Roster {
                 self.tell_standing(slot, now_ns);
                 self.note(slot);
             }
+        }
+    }
+
+    /// The GPUs on which somebody more important holds the client in `slot` back: those of its whole job, whose processes wait for each other.
+    pub(crate) fn gates_of(&self, slot: usize) -> u64 {
+        let gpus_of = |slot: usize| self.client(slot).map_or(0, |client| client.entry.gpus);
+        let members = self.client(slot).and_then(|client| self.jobs.get(client.job.as_ref()?));
+        members.map_or(0, |members| members.slots.iter().fold(0, |gpus, slot| gpus | gpus_of(*slot))) | gpus_of(slot)
+    }
+
+    /// Remembers that all of a client's job have to be told of others anew.
+    fn note_job_of(&mut self, slot: usize) {
+        let members = self.client(slot).and_then(|client| self.jobs.get(client.job.as_ref()?));
+        if let Some(members) = members.filter(|members| members.slots.len() > 1) {
+            self.changed.extend(&members.slots);
         }
     }
 

@@ -96,7 +96,7 @@ fn used(device: i32) {
         segment::device_used(uuid);
     }
     // Once it is known which GPU is used: that is said first of all.
-    gate::first_context();
+    gate::first_context(device);
 }
 
 fn activate() {

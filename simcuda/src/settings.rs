@@ -101,6 +101,8 @@ impl Fault {
 pub(crate) struct Settings {
     pub(crate) costs: Costs,
     pub(crate) driver_version: i32,
+    /// What the device's attribute says of MPS; nothing else is different.
+    pub(crate) mps: bool,
     pub(crate) memory_bytes: u64,
     pub(crate) context_bytes: u64,
     pub(crate) queue_depth: usize,
@@ -119,6 +121,7 @@ impl Settings {
         Self {
             costs: costs(),
             driver_version: number("SIMCUDA_DRIVER_VERSION", 13_000),
+            mps: number("SIMCUDA_MPS", 0_u8) != 0,
             memory_bytes: number("SIMCUDA_MEMORY_MIB", 16 * 1024) << 20,
             context_bytes: number("SIMCUDA_CONTEXT_MIB", 64) << 20,
             queue_depth: number("SIMCUDA_QUEUE_DEPTH", 1024usize).max(1),

@@ -1,5 +1,6 @@
 /* Works until SIGTERM: launches of so many NANOSECONDS, waiting for them after every EVERYth (0: never) and then pausing for so many
- * MICROSECONDS. With a fourth number each launch is followed by one of a larger block that takes so many NANOSECONDS. */
+ * MICROSECONDS. With a fourth number other than 0 each launch is followed by one of a larger block that takes so many NANOSECONDS, and with a fifth
+ * the next launch is made so many MICROSECONDS later. */
 #include "program.h"
 #include <signal.h>
 
@@ -16,6 +17,7 @@ int main(int argc, char **argv)
     unsigned long long ns = strtoull(argv[1], NULL, 10);
     int every = atoi(argv[2]), pause_us = atoi(argv[3]);
     unsigned long long other_ns = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
+    int between_us = argc > 5 ? atoi(argv[5]) : 0;
     void *other[] = {&other_ns};
     CUstream stream;
 
@@ -27,6 +29,8 @@ int main(int argc, char **argv)
         CHECK(launch_spin(ns, stream));
         if (other_ns != 0)
             CHECK(cuLaunchKernel(spin, 1, 1, 1, 2, 1, 1, 0, stream, other, NULL));
+        if (between_us != 0)
+            usleep(between_us);
         if (every != 0 && i % every == 0) {
             CHECK(cuStreamSynchronize(stream));
             if (pause_us != 0)

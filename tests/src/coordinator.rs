@@ -59,6 +59,8 @@ pub struct Seen {
     pub launched_ns: u64,
     /// Between which times it says it will launch again.
     pub due_ns: Option<(u64, u64)>,
+    /// Before when nobody waits for what it has launched, as it says.
+    pub urgent_ns: u64,
 }
 
 impl Coordinator {
@@ -96,7 +98,8 @@ impl Coordinator {
         })?;
         let page = &client.page;
         let (figures, is_waiting, launched_ns) = (page.figures(), page.is_waiting(), page.launched_ns());
-        Some(Seen { slot: slot as u32, figures, is_waiting, launched_ns, due_ns: page.due_ns() })
+        let (due_ns, urgent_ns) = (page.due_ns(), page.urgent_ns());
+        Some(Seen { slot: slot as u32, figures, is_waiting, launched_ns, due_ns, urgent_ns })
     }
 
     /// What a process said of itself.

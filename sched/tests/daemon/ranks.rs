@@ -57,6 +57,30 @@ fn a_job_has_the_rank_of_its_least_important() {
     assert_eq!(other.tell("next 20000"), format!("peer {one_slot} 80"));
 }
 
+/// Its processes wait for each other, so one that goes on alone while another has to wait would keep its GPU busy with waiting.
+#[test]
+fn a_job_is_held_back_as_one_on_all_of_its_gpus() {
+    let daemon = Daemon::start(&[]);
+    let (mut one, mut two, mut other, mut high) = (daemon.client(), daemon.client(), daemon.client(), daemon.client());
+    one.hello("20 train 1");
+    other.hello("20 - 1");
+    let high_slot = high.hello("80 - 2");
+    assert_eq!(one.tell("next 50"), "nothing");
+    two.hello("20 train 2");
+    assert_eq!(two.tell("next 20000"), format!("peer {high_slot} 80"));
+    assert_eq!(one.tell("next 20000"), format!("peer {high_slot} 80"), "on the other's GPU");
+    assert_eq!(other.tell("next 50"), "nothing", "it is of no job");
+    assert_eq!(high.tell("next 50"), "nothing");
+    two.kill();
+    assert_eq!(one.tell("next 20000"), format!("gone {high_slot}"));
+    // Somebody of the job uses another GPU.
+    let mut three = daemon.client();
+    three.hello("20 train 1");
+    three.tell("gpu 2");
+    assert_eq!(three.tell("next 20000"), format!("peer {high_slot} 80"));
+    assert_eq!(one.tell("next 20000"), format!("peer {high_slot} 80"));
+}
+
 #[test]
 fn a_priority_is_never_set_for_a_successor() {
     use aishim_abi::message::{SetClient, Version};

@@ -21,11 +21,12 @@
 //! While somebody is due no kernel is begun that is longer than a quarter of the time that is left until they will have come, since nothing can stop it: it waits
 //! until they have come and gone, or have not come. (Half a millisecond whatever is left had, beside 1 x train, a p90 of 1.32 times alone in the place of 1.24, both
 //! at 25 us of [`ahead`](super::ahead)'s earliness.) That is for programs in which kernels of more than half a millisecond are rare: where they are most of the
-//! work it would leave the GPU idle.
+//! work it would leave the GPU idle. Nor does it hold for a process that belongs to a job with others: what takes long there may wait for them, and they for what it is.
 //!
 //! An event on one stream tells nothing about others; a program with several has the bound on average.
 
 use super::activity;
+use super::mps;
 use super::situation::{self, Prospect, Room};
 use crate::cuda::{Status, sys};
 use crate::driver;
@@ -156,7 +157,8 @@ pub(super) fn has_room(cost_ns: u64, room: Room, now_ns: u64, waited_ns: u64) ->
 #[inline]
 pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64, kept_ns: u64) -> Option<u64> {
     let prospect = situation::prospect(now_ns);
-    if is_too_long(&prospect, cost_ns, now_ns, kept_ns) {
+    let may_be_kept = !mps::is_on() && !situation::has_partners();
+    if may_be_kept && is_too_long(&prospect, cost_ns, now_ns, kept_ns) {
         return None;
     }
     let limit_ns = if prospect.is_due || prospect.is_open && is_recent(now_ns) {

@@ -8,7 +8,7 @@
 //! A program may close descriptors that it has not opened (closefrom(3)) and get the same number for a file of its own. So before the
 //! thread touches its socket it makes sure that it still is the one; the rest of the conversation is given up then, not closed.
 
-use super::{activity, ahead, backlog, shown, situation};
+use super::{activity, ahead, backlog, mps, shown, situation};
 use crate::behaviour::Behaviour;
 use crate::clock;
 use crate::config::Config;
@@ -81,8 +81,9 @@ pub(crate) fn configure(config: &Config) {
     *WISHES.lock() = Some(Wishes { directory, class: config.class, priority, weight, job: Job::new(&config.job) });
 }
 
-/// The process has its first context, or another.
-pub(crate) fn first_context() {
+/// The process has its first context, or another, on a device.
+pub(crate) fn first_context(device: i32) {
+    mps::note(device);
     look();
 }
 

@@ -21,6 +21,7 @@
 //! | [`urgency`] | from when on somebody waits for what it has launched |
 //! | [`wait`] | waiting at the gate |
 //! | [`ahead`] | where the GPU waits and the program does not |
+//! | [`mps`] | what is different under NVIDIA's MPS |
 //! | [`backlog`] | how much of the process's own work is queued, and how much may be |
 
 mod activity;
@@ -28,6 +29,7 @@ mod ahead;
 mod backlog;
 mod client;
 mod habits;
+mod mps;
 mod shown;
 mod situation;
 mod urgency;

@@ -8,14 +8,15 @@
 //! launch, and a process that is stopped while it looks keeps everything), or pages that are never unmapped (a daemon that is
 //! restarted for a year).
 
-use aishim_abi::board::{SLOTS, TURN_GRACE_NS, Turn};
-use aishim_abi::board_reader::{BoardView, Gates};
+use super::mps;
+use aishim_abi::board::{Entry, SLOTS, TURN_GRACE_NS, Turn};
+use aishim_abi::board_reader::{BoardView, Gate, Gates};
 use aishim_abi::client_page::{Page, Peers, busy_until_ns, urgent_ns};
 use aishim_abi::rank::Priority;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{
-    AtomicU32, AtomicU64, AtomicUsize,
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -29,8 +30,11 @@ pub(super) struct Places {
 
 static PLACES: OnceLock<Places> = OnceLock::new();
 
-/// The GPUs of this process, as bits of the board.
+/// The GPUs whose gates hold this process back, as bits of the board: its own and those of its job, whose processes wait for each other.
 static GPUS: AtomicU64 = AtomicU64::new(0);
+
+/// There are others in its job.
+static HAS_PARTNERS: AtomicBool = AtomicBool::new(false);
 
 /// The rank that counts, and the word of the turn that is ours.
 static RANK: AtomicU32 = AtomicU32::new(0);
@@ -83,6 +87,8 @@ pub(super) enum Room {
     Unbounded,
     /// Somebody more important may come.
     Bounded,
+    /// The same, and others of equal rank have the GPU at the same time.
+    Crowded,
 }
 
 /// What a launch has to know at this moment.
@@ -113,10 +119,14 @@ fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, 
             ordered |= 1 << gpu;
         }
         if gate.turn != Turn::Everybody.to_word() {
-            if gate.turn != TURN.load(Relaxed) {
-                return Err(Closed::Turn { gpu, until_ns: gate.until_ns });
+            if has_turns(&gate) {
+                if gate.turn != TURN.load(Relaxed) {
+                    return Err(Closed::Turn { gpu, until_ns: gate.until_ns });
+                }
+                room = Room::Bounded;
+            } else {
+                room = Room::Crowded;
             }
-            room = Room::Bounded;
         }
     }
     // Pairs with the release in `list`.
@@ -124,14 +134,24 @@ fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, 
     if listed == 0 {
         return Ok(room);
     }
-    // All gates are open for a moment: what is queued then is in the way of those more important afterwards, so it stays bounded.
+    // What is queued is in the way of those more important afterwards, so it stays bounded.
+    let bounded = if room == Room::Crowded { room } else { Room::Bounded };
+    // All gates are open for a moment.
     if ordered == 0 {
-        return Ok(Room::Bounded);
+        return Ok(bounded);
     }
-    match find_busy::<ALL>(places, listed, ordered, now_ns, after_ns) {
-        Some(closed) => Err(closed),
-        None => Ok(Room::Bounded),
-    }
+    find_busy::<ALL>(places, listed, ordered, now_ns, after_ns).map_or(Ok(bounded), Err)
+}
+
+/// Whether those of equal rank take turns: not where they have the GPU at the same time, and only those of lower rank wait.
+#[inline]
+fn has_turns(gate: &Gate) -> bool {
+    !(mps::is_on() && gate.waits_for_peers)
+}
+
+/// Whether other processes may wait for what this one launches, as collectives do (NCCL).
+pub(super) fn has_partners() -> bool {
+    HAS_PARTNERS.load(Relaxed)
 }
 
 /// Somebody more important with work on one of those GPUs. Of many not all are looked at by each launch: those that
@@ -198,7 +218,7 @@ pub(super) fn prospect(now_ns: u64) -> Prospect {
         let gate = places.gates.gate(left.trailing_zeros() as usize, rank(), now_ns);
         left &= left - 1;
         is_ordered |= gate.waits_for_peers;
-        if gate.turn != Turn::Everybody.to_word() {
+        if gate.turn != Turn::Everybody.to_word() && has_turns(&gate) {
             prospect.until_ns = prospect.until_ns.min(gate.until_ns.saturating_sub(TURN_GRACE_NS));
         }
     }
@@ -259,12 +279,25 @@ pub(super) fn read_own(slot: usize, generation: u64, now_ns: u64) -> bool {
     let Some(own) = places.board.entry(slot).filter(|own| own.generation == generation) else { return false };
     RANK.store(own.rank.number(), Relaxed);
     TURN.store(Turn::of(slot as u32, own.job).to_word(), Relaxed);
-    GPUS.store(own.gpus, Relaxed);
+    let gpus = of_job(places.board, &own);
+    GPUS.store(gpus, Relaxed);
     let is_ordered = |gpu: usize| {
         let gpu = places.board.gpu(gpu, now_ns);
         gpu.is_some_and(|gpu| gpu.clients > 1 && gpu.policy != aishim_abi::rank::PolicyKind::Off)
     };
-    !places.board.has_ended() && (0..u64::BITS as usize).any(|gpu| own.gpus >> gpu & 1 != 0 && is_ordered(gpu))
+    !places.board.has_ended() && (0..u64::BITS as usize).any(|gpu| gpus >> gpu & 1 != 0 && is_ordered(gpu))
+}
+
+/// The GPUs of all of its job.
+fn of_job(board: &BoardView, own: &Entry) -> u64 {
+    if own.job == 0 {
+        HAS_PARTNERS.store(false, Relaxed);
+        return own.gpus;
+    }
+    let members = board.entries().map(|(_, entry)| entry).filter(|entry| entry.job == own.job);
+    let (count, gpus) = members.fold((0, own.gpus), |(count, gpus), entry| (count + 1, gpus | entry.gpus));
+    HAS_PARTNERS.store(count > 1, Relaxed);
+    gpus
 }
 
 /// Says who is more important, with the GPUs of each.
@@ -292,7 +325,6 @@ pub(super) fn forget(peers: impl Iterator<Item = usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aishim_abi::board::Entry;
     use aishim_abi::board_writer::Board;
     use aishim_abi::client_page::{Identity, OwnPage};
     use aishim_abi::rank::{Class, PolicyKind, Uuid, Weight};
@@ -383,6 +415,17 @@ mod tests {
         list([(0, 0b01)].into_iter());
         pages[0].page().unwrap().busy_until_ns.store(now + MS, Relaxed);
         assert_eq!(look(now), Ok(Room::Bounded), "on another GPU");
+        // Another process of its job has that GPU.
+        board.set_entry(3, &Entry { job: 4, ..entry(7, 20) });
+        board.set_entry(4, &Entry { job: 4, gpus: 0b01, ..entry(8, 20) });
+        board.set_gpu(0, Uuid([2; 16]));
+        board.set_policy(0, PolicyKind::Priority, true);
+        assert!(!has_partners());
+        read_own(3, 7, now);
+        assert!(has_partners() && look(now).is_err(), "held back as one");
+        board.set_entry(3, &entry(7, 20));
+        read_own(3, 7, now);
+        assert!(!has_partners() && look(now).is_ok());
         list([(0, 0b10)].into_iter());
         places.peers.clear(0).unwrap();
         assert_eq!(look(now), Ok(Room::Bounded), "gone");

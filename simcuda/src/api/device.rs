@@ -74,6 +74,9 @@ const ATTRIBUTES: [(u32, i32); 53] = [
     (134, -1),    // HOST_NUMA_ID
 ];
 
+/// CU_DEVICE_ATTRIBUTE_MPS_ENABLED.
+const MPS_ENABLED: u32 = 133;
+
 /// One past the last attribute that CUDA 13.0 defines.
 const ATTRIBUTE_END: u32 = 148;
 
@@ -131,12 +134,15 @@ driver_api! {
     }
 
     /// An attribute of the device.
-    fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, device: CUdevice) |_| {
+    fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, device: CUdevice) |process| {
         not_null(value)?;
         if attribute == 0 || attribute >= ATTRIBUTE_END {
             return Err(Status::CUDA_ERROR_INVALID_VALUE);
         }
         check_device(device)?;
+        if attribute == MPS_ENABLED {
+            return put(value, process.settings.mps.into());
+        }
         put(value, ATTRIBUTES.iter().find(|entry| entry.0 == attribute).map_or(0, |entry| entry.1))
     }
 

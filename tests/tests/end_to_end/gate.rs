@@ -309,6 +309,68 @@ fn an_idle_process_says_when_it_will_be_back() {
     end(eager);
 }
 
+/// A program that launches for a while before it waits does not have the GPU until then, unless somebody waits for it after all.
+#[test]
+fn nobody_waits_for_a_request_before_its_program_does() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let mut command = sandbox.shimmed(Program::new("company").build());
+    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", "80").args(["20000", "20", "10000", "0", "500"]);
+    let eager = sandbox.start(&mut command);
+    let graph = company(&sandbox, 80, 500, 1, 10_000);
+    is_client(&sandbox, &eager, 1);
+    is_client(&sandbox, &graph, 1);
+    let left_ns = |running: &Running| {
+        coordinator.seen(running.child.id()).map_or(0, |seen| seen.urgent_ns.saturating_sub(monotonic_ns()))
+    };
+    // 20 launches with half a millisecond after each are at least 10 ms, and 0.4 of it is work.
+    wait_until("it gives most of 10 ms away", || left_ns(&eager) > 4_000_000);
+    let other = company(&sandbox, 5, 100, 0, 0);
+    is_client(&sandbox, &other, 1);
+    let waits = || coordinator.seen(other.child.id()).map_or(0, |seen| which_of(seen.figures, "waits"));
+    let before = waits();
+    wait_until("and others stop in the end", || waits() > before + 20);
+    assert_eq!(left_ns(&graph), 0, "one that waits at once has no time to give away");
+    end(other);
+    end(graph);
+    end(eager);
+}
+
+/// Under MPS those of equal rank have the GPU at the same time; where turns are all the order there is, they hold there too.
+#[test]
+fn under_mps_only_the_less_important_wait() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let start = |priority: u32| {
+        let mut command = sandbox.shimmed(Program::new("company").build());
+        command.env("SIMCUDA_COSTS", "h200").env("SIMCUDA_MPS", "1").env("AISHIM_PRIORITY", priority.to_string());
+        sandbox.start(command.args(["100000", "0", "0"]))
+    };
+    let (one, two) = (start(20), start(20));
+    is_client(&sandbox, &one, 1);
+    is_client(&sandbox, &two, 1);
+    let slot = coordinator.seen(two.child.id()).expect("a client").slot;
+    let turn = |rank| coordinator.give_turn(rank, Turn::Client(slot), monotonic_ns() + 99_000_000);
+    let figures = || coordinator.seen(one.child.id()).expect("a client").figures;
+    turn(Priority::NORMAL);
+    goes_on(&sandbox, &one, 50);
+    turn(Priority::NORMAL);
+    goes_on(&sandbox, &one, 50);
+    assert_eq!(figures().gate_waits, 0, "it is not its turn, and that is nothing to it");
+    let important = start(80);
+    is_client(&sandbox, &important, 1);
+    wait_until("it waits for the more important one", || figures().gate_waits > 0);
+    end(important);
+    goes_on(&sandbox, &one, 50);
+    coordinator.set_policy(PolicyKind::Fair);
+    wait_until("it waits for its turn", || {
+        turn(Priority::LOWEST);
+        coordinator.seen(one.child.id()).is_some_and(|seen| seen.is_waiting == 1)
+    });
+    end(one);
+    end(two);
+}
+
 /// A kernel that fits only where nothing else is queued, behind one that is too short for a mark of its own. The bound widened where nothing was seen done for
 /// 5 ms, what came through made the queue longer, and so on: 149 and more of 200 waits ended like that.
 #[test]

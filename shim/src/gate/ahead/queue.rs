@@ -3,7 +3,7 @@
 use super::words::{Mapped, TAILS, Words};
 use crate::clock;
 use crate::gate::situation::{self, Closed, Room};
-use crate::gate::{activity, backlog, wait};
+use crate::gate::{activity, backlog, mps, wait};
 use crate::mode;
 use std::collections::VecDeque;
 use std::sync::atomic::{
@@ -15,6 +15,9 @@ use std::thread::Thread;
 /// Estimated GPU time of a group; and of one while nobody more important has been active for a while and nobody's turn is to end, since each costs the GPU 2.8 us.
 const PART_NS: u64 = 80_000;
 const PART_AT_REST_NS: u64 = 400_000;
+
+/// The same under [`mps`], where nobody else of that rank is at it.
+const PART_SHARED_NS: u64 = 160_000;
 
 /// The next group is let through when so much is left of what runs, so that the GPU does not run dry: to see a write and to be seen writing takes 6 us. (With 25 us
 /// p50 was 1.16 in the place of 1.14 times alone, p99 1.5 and not 1.2, at 1 % more throughput.)
@@ -91,6 +94,8 @@ pub(super) struct Queue {
     drained_ns: u64,
     /// Since when a long kernel is kept back for somebody who is due.
     held_ns: u64,
+    /// Others of equal rank have the GPU at the same time.
+    is_crowded: bool,
     /// Who raises the word, where that is not whoever begins a group.
     pub(super) thread: Option<Thread>,
     /// Whatever there is or will be may run.
@@ -111,6 +116,7 @@ impl Queue {
             closed_ns: 0,
             drained_ns: 0,
             held_ns: 0,
+            is_crowded: false,
             thread: None,
             is_open: false,
         }
@@ -173,7 +179,7 @@ impl Queue {
         self.shut();
         let now_ns = clock::monotonic_ns();
         let is_at_rest = !backlog::is_recent(now_ns) && situation::prospect(now_ns).until_ns == u64::MAX;
-        PART.store(if is_at_rest { PART_AT_REST_NS } else { PART_NS }, Relaxed);
+        PART.store(if is_at_rest { PART_AT_REST_NS } else { self.part_ns() }, Relaxed);
         self.begun = self.begun.wrapping_add(1);
         let number = self.begun;
         let before = std::mem::replace(&mut self.tails[tail].last, number);
@@ -255,6 +261,11 @@ impl Queue {
         Next::Nothing
     }
 
+    /// How long a group is while somebody may come.
+    fn part_ns(&self) -> u64 {
+        if mps::is_on() && !self.is_crowded { PART_SHARED_NS } else { PART_NS }
+    }
+
     /// What keeps a group of so much back, with so much on the GPU.
     fn keeps_back(&mut self, cost_ns: u64, out_ns: u64, now_ns: u64) -> Option<Next> {
         if mode::mode() & (mode::IN_COMPANY | mode::EXITING | mode::PASS_THROUGH) != mode::IN_COMPANY {
@@ -264,10 +275,13 @@ impl Queue {
             Err(Closed::Peer { .. }) if self.is_draining(now_ns) => return Some(Next::Draining { ns: out_ns }),
             Err(_) => return Some(Next::Closed { after_ns: self.after_ns() }),
             Ok(Room::Unbounded) => return None,
-            Ok(Room::Bounded) => {}
+            Ok(room) => self.is_crowded = room == Room::Crowded,
+        }
+        if self.is_crowded && self.is_any_out() {
+            return Some(Next::Later { ns: out_ns });
         }
         let held_ns = if self.held_ns == 0 { 0 } else { now_ns.saturating_sub(self.held_ns) };
-        let Some(limit_ns) = backlog::limit_ns(cost_ns, now_ns, PART_NS + EARLY_NS, held_ns) else {
+        let Some(limit_ns) = backlog::limit_ns(cost_ns, now_ns, self.part_ns() + EARLY_NS, held_ns) else {
             if self.held_ns == 0 {
                 self.held_ns = now_ns;
             }
@@ -302,9 +316,10 @@ impl Queue {
         self.drained_ns == 0 && now_ns.saturating_sub(self.closed_ns) < wait::AWAKE_NS
     }
 
-    /// So long after the end that a request's process expects our next group may begin.
+    /// So long after the end that a request's process expects our next group may begin, where it may before that has come.
     fn after_ns(&self) -> Option<u64> {
-        (self.drained_ns != 0).then(|| self.drained_ns.saturating_sub(self.closed_ns) + HANDOVER_NS)
+        let is_early = self.drained_ns != 0 && !mps::is_on();
+        is_early.then(|| self.drained_ns.saturating_sub(self.closed_ns) + HANDOVER_NS)
     }
 
     fn let_through(&mut self, number: u32) {
