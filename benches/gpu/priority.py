@@ -14,7 +14,8 @@ The load is open: requests arrive at times that a seed decides, and latency coun
 request delays those behind it instead of thinning out the load. Every condition has processes of its own, all started
 and warmed up together and then idle until their turn. In each round every cell has one turn of --turn requests, the
 latency-critical job alone too; the arrivals of a round are the same for all its cells, and the order of cells is
-reversed from round to round. A turn begins with the best-effort jobs by themselves, for --alone-s.
+reversed from round to round. An eager job's host may be twice as slow for seconds: short turns (--turn 40) and "p50 by round", the
+median of what each turn has beside the alone turn of its round, are for that. A turn begins with the best-effort jobs by themselves, for --alone-s.
 
 Busy share = requests x GPU time of one alone / time; leftover = (1 - busy share) x what the same best-effort jobs get
 done natively by themselves. A request's GPU time is that of its graph, replayed back to back. With --device cpu the

@@ -1,11 +1,13 @@
 """What priority.py makes of its turns: percentiles, throughput, shares of the leftover, and the verdict."""
 
+import statistics
+
 import priority_jobs
 import runs
 
 PERCENTILES = (50, 90, 99)
 HEADERS = (
-    *("load, cell", "p50 ms", "p90 ms", "p99 ms", "p50 x", "p90 x", "p99 x", "queued"),
+    *("load, cell", "p50 ms", "p90 ms", "p99 ms", "p50 x", "p90 x", "p99 x", "p50 by round", "queued"),
     *("it/s", "by itself", "busy", "leftover", "reached"),
 )
 QUEUED_US = 100
@@ -14,8 +16,8 @@ QUEUED_US = 100
 GOALS = {
     ("bertg", "infer"): {"p99": 1.20, "leftover": 0.90},
     ("bertg", "train"): {"p50": 1.10, "p90": 1.30, "p99": 1.65, "leftover": 0.90},
-    ("bert_eager", "train"): {"p50": 1.05, "alone_share": 0.60},
-    ("resnet_eager", "train"): {"p50": 1.05, "alone_share": 0.60},
+    ("bert_eager", "train"): {"p50_by_round": 1.05, "alone_share": 0.60},
+    ("resnet_eager", "train"): {"p50_by_round": 1.05, "alone_share": 0.60},
 }
 """Latencies at most so many times alone's; at least this share of the leftover, or of native best effort by
 itself. Those beside gemm are no ratios: missed_beside_gemm."""
@@ -51,8 +53,11 @@ def summaries(args, result):
     """By cell: percentiles, what the best-effort jobs got done, and how that compares with what was left to them."""
     cells = {name: summary(turns, result["gpu_ms_of_one"]) for name, turns in result["turns"].items()}
     alone, native = cells["alone"], cells["native"]
-    for cell in cells.values():
+    for name, cell in cells.items():
         cell["over_alone"] = {key: cell[key] / alone[key] for key in percentile_names()}
+        # A host that is twice as slow for some seconds makes an eager request, and the job alone just before it, twice as long.
+        rounds = zip(result["turns"][name], result["turns"]["alone"])
+        cell["over_alone"]["p50_by_round"] = statistics.median(median_us(own) / median_us(other) for own, other in rounds)
         if cell["best_effort_jobs"]:
             cell["leftover_it_s"] = (1 - cell["busy_share"]) * native["alone_it_s"]
             cell["leftover_share"] = cell["it_s"] / cell["leftover_it_s"]
@@ -76,6 +81,10 @@ def summary(turns, gpu_ms_of_one):
     }
 
 
+def median_us(turn):
+    return statistics.median(turn["latencies_us"])
+
+
 def nearest_rank(ordered, percent):
     return ordered[max(-(-percent * len(ordered) // 100), 1) - 1]
 
@@ -86,7 +95,7 @@ def percentile_names():
 
 def row(load, name, cell):
     latencies = [f"{cell[key]:.3f}" for key in percentile_names()]
-    ratios = [f"{cell['over_alone'][key]:.2f}" for key in percentile_names()]
+    ratios = [f"{cell['over_alone'][key]:.2f}" for key in (*percentile_names(), "p50_by_round")]
     queued, busy = (f"{100 * cell[key]:.1f} %" for key in ("queued_share", "busy_share"))
     if not cell["best_effort_jobs"]:
         return (f"{load}, {name}", *latencies, *ratios, queued, "", "", busy, "", "")
@@ -105,7 +114,7 @@ def missed_goals(args, result):
             continue
         reached = {**cell["over_alone"], "leftover": cell["leftover_share"], "alone_share": cell["alone_share"]}
         for key, goal in GOALS.get((args.job, result["kind"]), {}).items():
-            if reached[key] > goal if key in percentile_names() else reached[key] < goal:
+            if reached[key] > goal if key in cell["over_alone"] else reached[key] < goal:
                 misses.append(f"{result['load']}, {name}: {key} {reached[key]:.3f}, goal {goal:.2f}")
         if (args.job, result["kind"]) == ("bertg", "gemm"):
             misses += missed_beside_gemm(result, name, cell)

@@ -30,8 +30,10 @@ pub(super) struct Places {
 
 static PLACES: OnceLock<Places> = OnceLock::new();
 
-/// The GPUs whose gates hold this process back, as bits of the board: its own and those of its job, whose processes wait for each other.
+/// The GPUs of this process, as bits of the board, on which it takes turns; and those on which somebody more important holds it back: all of its job's, whose processes wait
+/// for each other. (A turn on each of these at once is had too seldom.)
 static GPUS: AtomicU64 = AtomicU64::new(0);
+static JOB_GPUS: AtomicU64 = AtomicU64::new(0);
 
 /// There are others in its job.
 static HAS_PARTNERS: AtomicBool = AtomicBool::new(false);
@@ -110,7 +112,7 @@ pub(super) fn look_beyond(now_ns: u64, after_ns: Option<u64>) -> Result<Room, Cl
 #[inline]
 fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, Closed> {
     let Some(places) = PLACES.get() else { return Ok(Room::Unbounded) };
-    let (mut room, mut ordered, mut left) = (Room::Unbounded, 0, GPUS.load(Relaxed));
+    let (mut room, mut ordered, mut left, own) = (Room::Unbounded, 0, JOB_GPUS.load(Relaxed), GPUS.load(Relaxed));
     while left != 0 {
         let gpu = left.trailing_zeros() as usize;
         left &= left - 1;
@@ -118,7 +120,7 @@ fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, 
         if gate.waits_for_peers {
             ordered |= 1 << gpu;
         }
-        if gate.turn != Turn::Everybody.to_word() {
+        if gate.turn != Turn::Everybody.to_word() && own >> gpu & 1 != 0 {
             if has_turns(&gate) {
                 if gate.turn != TURN.load(Relaxed) {
                     return Err(Closed::Turn { gpu, until_ns: gate.until_ns });
@@ -213,12 +215,13 @@ const FORESIGHT_NS: u64 = 50_000_000;
 pub(super) fn prospect(now_ns: u64) -> Prospect {
     let mut prospect = Prospect { is_due: false, is_open: false, due_until_ns: 0, until_ns: u64::MAX, urgent_ns: None };
     let Some(places) = PLACES.get() else { return prospect };
-    let (mut left, mut is_ordered) = (GPUS.load(Relaxed), false);
+    let (mut left, own, mut is_ordered) = (JOB_GPUS.load(Relaxed), GPUS.load(Relaxed), false);
     while left != 0 {
-        let gate = places.gates.gate(left.trailing_zeros() as usize, rank(), now_ns);
+        let gpu = left.trailing_zeros() as usize;
+        let gate = places.gates.gate(gpu, rank(), now_ns);
         left &= left - 1;
         is_ordered |= gate.waits_for_peers;
-        if gate.turn != Turn::Everybody.to_word() && has_turns(&gate) {
+        if gate.turn != Turn::Everybody.to_word() && own >> gpu & 1 != 0 && has_turns(&gate) {
             prospect.until_ns = prospect.until_ns.min(gate.until_ns.saturating_sub(TURN_GRACE_NS));
         }
     }
@@ -280,7 +283,8 @@ pub(super) fn read_own(slot: usize, generation: u64, now_ns: u64) -> bool {
     RANK.store(own.rank.number(), Relaxed);
     TURN.store(Turn::of(slot as u32, own.job).to_word(), Relaxed);
     let gpus = of_job(places.board, &own);
-    GPUS.store(gpus, Relaxed);
+    GPUS.store(own.gpus, Relaxed);
+    JOB_GPUS.store(gpus, Relaxed);
     let is_ordered = |gpu: usize| {
         let gpu = places.board.gpu(gpu, now_ns);
         gpu.is_some_and(|gpu| gpu.clients > 1 && gpu.policy != aishim_abi::rank::PolicyKind::Off)
@@ -315,6 +319,7 @@ pub(super) fn list(peers: impl ExactSizeIterator<Item = (usize, u64)>) {
 pub(super) fn forget(peers: impl Iterator<Item = usize>) {
     LISTED.store(0, Release);
     GPUS.store(0, Relaxed);
+    JOB_GPUS.store(0, Relaxed);
     let Some(places) = PLACES.get() else { return };
     let _ = places.board.clear();
     for slot in peers.filter(|slot| *slot < SLOTS) {
@@ -423,6 +428,11 @@ mod tests {
         assert!(!has_partners());
         read_own(3, 7, now);
         assert!(has_partners() && look(now).is_err(), "held back as one");
+        places.peers.clear(0).unwrap();
+        board.set_turn(0, 20, Turn::Client(5), now + MS);
+        assert!(look(now).is_ok(), "it has no turn there");
+        board.set_turn(0, 20, Turn::Everybody, u64::MAX);
+        places.peers.lay(0, &copy(pages[0].descriptor())).unwrap();
         board.set_entry(3, &entry(7, 20));
         read_own(3, 7, now);
         assert!(!has_partners() && look(now).is_ok());
