@@ -40,7 +40,7 @@ pub(super) fn end() {
 fn keeper(now_ns: u64) -> u32 {
     let Some(places) = situation::places() else { return 0 };
     let slot = match situation::look_at_all(now_ns) {
-        Err(Closed::Peer { slot, .. }) => slot,
+        Err(Closed::Peer { slot, .. } | Closed::Partner { slot, .. }) => slot,
         Err(Closed::Turn { gpu, .. }) => match places.board.turn(gpu, situation::rank(), now_ns).0 {
             Turn::Client(slot) => slot as usize,
             Turn::Everybody | Turn::Job(_) => return 0,

@@ -73,6 +73,13 @@ pub(super) enum Closed {
         /// As it estimates, or its word expires.
         until_ns: u64,
     },
+    /// The same, but only on GPUs of others of this process's job.
+    Partner {
+        /// Its slot.
+        slot: usize,
+        /// As it estimates, or its word expires.
+        until_ns: u64,
+    },
     /// It is somebody else's turn.
     Turn {
         /// On which GPU.
@@ -142,7 +149,14 @@ fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, 
     if ordered == 0 {
         return Ok(bounded);
     }
-    find_busy::<ALL>(places, listed, ordered, now_ns, after_ns).map_or(Ok(bounded), Err)
+    let busy_on = |gpus| find_busy::<ALL>(places, listed, gpus, now_ns, after_ns);
+    if let Some((slot, until_ns)) = busy_on(ordered & own) {
+        return Err(Closed::Peer { slot, until_ns });
+    }
+    match ordered & !own {
+        0 => Ok(bounded),
+        others => busy_on(others).map_or(Ok(bounded), |(slot, until_ns)| Err(Closed::Partner { slot, until_ns })),
+    }
 }
 
 /// Whether those of equal rank take turns: not where they have the GPU at the same time, and only those of lower rank wait.
@@ -156,7 +170,7 @@ pub(super) fn has_partners() -> bool {
     HAS_PARTNERS.load(Relaxed)
 }
 
-/// Somebody more important with work on one of those GPUs. Of many not all are looked at by each launch: those that
+/// Somebody more important with work on one of those GPUs: the slot, and until when. Of many not all are looked at by each launch: those that
 /// were found busy last, and some of the others in turn. Of 64 each is looked at by one launch in 32, so one that begins to work
 /// after a pause is noticed some 150 us later than one of few.
 #[inline]
@@ -166,7 +180,7 @@ fn find_busy<const ALL: bool>(
     ordered: u64,
     now_ns: u64,
     after_ns: Option<u64>,
-) -> Option<Closed> {
+) -> Option<(usize, u64)> {
     let is_busy = |place: usize| {
         let peer = LIST.get(place)?;
         let slot = peer.slot.load(Relaxed) as usize;
@@ -178,7 +192,7 @@ fn find_busy<const ALL: bool>(
         if let (Some(after_ns), ends_ns @ 1..) = (after_ns, page.ends_ns.load(Relaxed)) {
             until_ns = until_ns.min(ends_ns.saturating_add(after_ns));
         }
-        (now_ns < until_ns && peer.gpus.load(Relaxed) & ordered != 0).then_some(Closed::Peer { slot, until_ns })
+        (now_ns < until_ns && peer.gpus.load(Relaxed) & ordered != 0).then_some((slot, until_ns))
     };
     if ALL || listed <= FEW {
         return (0..listed).find_map(is_busy);
@@ -421,17 +435,20 @@ mod tests {
         pages[0].page().unwrap().busy_until_ns.store(now + MS, Relaxed);
         assert_eq!(look(now), Ok(Room::Bounded), "on another GPU");
         // Another process of its job has that GPU.
-        board.set_entry(3, &Entry { job: 4, ..entry(7, 20) });
-        board.set_entry(4, &Entry { job: 4, gpus: 0b01, ..entry(8, 20) });
         board.set_gpu(0, Uuid([2; 16]));
         board.set_policy(0, PolicyKind::Priority, true);
         assert!(!has_partners());
         read_own(3, 7, now);
-        assert!(has_partners() && look(now).is_err(), "held back as one");
+        let Err(Closed::Peer { slot, until_ns }) = look(now) else { panic!("{:?}", look(now)) };
+        board.set_entry(3, &Entry { job: 4, gpus: 0b01, ..entry(7, 20) });
+        board.set_entry(4, &Entry { job: 4, gpus: 0b10, ..entry(8, 20) });
+        read_own(3, 7, now);
+        assert!(has_partners());
+        assert_eq!(look(now), Err(Closed::Partner { slot, until_ns }), "held back as one");
         places.peers.clear(0).unwrap();
-        board.set_turn(0, 20, Turn::Client(5), now + MS);
+        board.set_turn(1, 20, Turn::Client(5), now + MS);
         assert!(look(now).is_ok(), "it has no turn there");
-        board.set_turn(0, 20, Turn::Everybody, u64::MAX);
+        board.set_turn(1, 20, Turn::Everybody, u64::MAX);
         places.peers.lay(0, &copy(pages[0].descriptor())).unwrap();
         board.set_entry(3, &entry(7, 20));
         read_own(3, 7, now);

@@ -72,7 +72,7 @@ fn closed(places: &Places, page: &Page, after_ns: Option<u64>) {
         && let Err(why) = situation::look_beyond(now_ns, after_ns)
     {
         match why {
-            Closed::Peer { slot, .. } => for_peer(places, page, slot, after_ns),
+            Closed::Peer { slot, .. } | Closed::Partner { slot, .. } => for_peer(places, page, slot, after_ns),
             Closed::Turn { gpu, .. } => for_turn(places, page, gpu),
         }
         now_ns = clock::monotonic_ns();
@@ -90,7 +90,11 @@ fn for_peer(places: &Places, page: &Page, slot: usize, after_ns: Option<u64>) {
     let renewed_ns = places.peers.renewed_ns(slot);
     let now_ns = clock::monotonic_ns();
     backlog::seen_active(now_ns);
-    let Err(Closed::Peer { slot: still, until_ns }) = situation::look_beyond(now_ns, after_ns) else { return };
+    let Err(Closed::Peer { slot: still, until_ns } | Closed::Partner { slot: still, until_ns }) =
+        situation::look_beyond(now_ns, after_ns)
+    else {
+        return;
+    };
     if still != slot {
         return;
     }

@@ -28,6 +28,10 @@ const EARLY_NS: u64 = 8_000;
 /// when the request's process and they themselves have been told.
 const HANDOVER_NS: u64 = 80_000;
 
+/// Where somebody more important has another GPU of the job's, what that one's process has on it already may wait for ours (a collective of NCCL), in the way of whom all this is for.
+/// So long we go on.
+const PARTNER_NS: u64 = 300_000;
+
 /// Groups that may be queued; beyond that the last one grows. The driver's own queue takes a thousand launches.
 pub(super) const MOST_GROUPS: usize = 1024;
 
@@ -272,6 +276,7 @@ impl Queue {
             return None;
         }
         match self.look(now_ns) {
+            Err(Closed::Partner { .. }) if now_ns.saturating_sub(self.closed_ns) < PARTNER_NS => {}
             Err(Closed::Peer { .. }) if self.is_draining(now_ns) => return Some(Next::Draining { ns: out_ns }),
             Err(_) => return Some(Next::Closed { after_ns: self.after_ns() }),
             Ok(Room::Unbounded) => return None,
