@@ -435,20 +435,18 @@ mod tests {
         pages[0].page().unwrap().busy_until_ns.store(now + MS, Relaxed);
         assert_eq!(look(now), Ok(Room::Bounded), "on another GPU");
         // Another process of its job has that GPU.
+        board.set_entry(3, &Entry { job: 4, ..entry(7, 20) });
+        board.set_entry(4, &Entry { job: 4, gpus: 0b01, ..entry(8, 20) });
         board.set_gpu(0, Uuid([2; 16]));
         board.set_policy(0, PolicyKind::Priority, true);
         assert!(!has_partners());
         read_own(3, 7, now);
-        let Err(Closed::Peer { slot, until_ns }) = look(now) else { panic!("{:?}", look(now)) };
-        board.set_entry(3, &Entry { job: 4, gpus: 0b01, ..entry(7, 20) });
-        board.set_entry(4, &Entry { job: 4, gpus: 0b10, ..entry(8, 20) });
-        read_own(3, 7, now);
         assert!(has_partners());
-        assert_eq!(look(now), Err(Closed::Partner { slot, until_ns }), "held back as one");
+        assert_eq!(look(now), Err(Closed::Partner { slot: 0, until_ns: now + MS }), "held back as one");
         places.peers.clear(0).unwrap();
-        board.set_turn(1, 20, Turn::Client(5), now + MS);
+        board.set_turn(0, 20, Turn::Client(5), now + MS);
         assert!(look(now).is_ok(), "it has no turn there");
-        board.set_turn(1, 20, Turn::Everybody, u64::MAX);
+        board.set_turn(0, 20, Turn::Everybody, u64::MAX);
         places.peers.lay(0, &copy(pages[0].descriptor())).unwrap();
         board.set_entry(3, &entry(7, 20));
         read_own(3, 7, now);
