@@ -200,10 +200,13 @@ impl State {
         self.board.set_entry(slot, &entry);
         let (limit, generation) = (Priority::HIGHEST, self.generations);
         let welcome = Welcome { version: Version, slot: slot as u32, generation, priority, limit };
+        // First: it reads the board as soon as it is welcome, and the next time only 100 ms later if it finds itself alone there.
+        let count = 1 + self.clients.iter().flatten().count();
+        self.board.set_clients(count);
+        self.board.set_gpu_clients(0, count);
         // Whoever has gone by now is noticed in the next round.
         let _ = channel.send(&Answer::from(welcome), self.board.descriptor());
         self.clients[slot] = Some(Client { channel, hello, page, generation, priority, told: Vec::new() });
-        self.count();
     }
 
     fn count(&mut self) {
