@@ -10,6 +10,7 @@ times are CLOCK_MONOTONIC in nanoseconds, which the processes of a machine share
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -84,9 +85,11 @@ def answer_requests(torch, args):
 
 
 def served(torch, args, model, example):
-    """One request, from its launch to the synchronisation that ends it; inputs and outputs stay on the device."""
+    """One request, from its launch to the synchronisation that ends it; inputs and outputs stay on the device, but
+    for those of OVER_BUS."""
     synchronise = synchroniser(torch, args.device)
-    run = replays(torch, args.device, model, example) if args.job in GRAPHS else lambda: model(example)
+    captured = {**dict.fromkeys(GRAPHS, replays), **dict.fromkeys(OVER_BUS, replays_over_bus)}.get(args.job)
+    run = captured(torch, args.device, model, example) if captured else lambda: model(example)
 
     @torch.inference_mode()
     def serve():
@@ -106,6 +109,24 @@ def replays(torch, device, model, example):
         captured = infer.CapturedModel(torch, model, example)
     # The whole of it is kept: the graph reads and writes its tensors.
     return lambda: captured.graph.replay()
+
+
+def replays_over_bus(torch, device, model, example):
+    """The same with the input copied from page-locked memory and the output copied back into such."""
+    if device == "cpu":
+        return lambda: model(example)
+    import infer
+
+    with torch.inference_mode():
+        captured = infer.CapturedModel(torch, model, example)
+    host_input, host_output = example.cpu().pin_memory(), captured.output.cpu().pin_memory()
+
+    def run():
+        captured.input.copy_(host_input, non_blocking=True)
+        captured.graph.replay()
+        host_output.copy_(captured.output, non_blocking=True)
+
+    return run
 
 
 def open_loop(serve, requests, rate_per_s, arrivals, seed):
@@ -184,8 +205,9 @@ def half_on_gpu(torch, model, device):
     return model.eval().to(device, torch.float16 if device == "cuda" else torch.float32)
 
 
-CRITICAL = {"bertg": bert(4), "bert_eager": bert(1), "resnet_eager": resnet50(1)}
+CRITICAL = {"bertg": bert(4), "bert_eager": bert(1), "resnet_eager": resnet50(1), "resnetg_bus": resnet50(1)}
 GRAPHS = ("bertg",)
+OVER_BUS = ("resnetg_bus",)
 
 
 # Best-effort jobs
@@ -316,8 +338,50 @@ def gemm(torch, device):
     return iterate
 
 
+def memory_work(operation):
+    """Ten operations on 256 MiB, then a synchronisation; without a kernel of its own."""
+
+    def make(torch, device):
+        size = MEMORY_BYTES if device == "cuda" else MEMORY_BYTES >> 8
+        memory, other = (torch.ones(size, device=device, dtype=torch.uint8) for _ in range(2))
+        host = torch.ones(size, dtype=torch.uint8, pin_memory=device == "cuda")
+        synchronise = synchroniser(torch, device)
+        operate = {
+            # PyTorch fills with a kernel.
+            "set": lambda: driver_memset(torch, memory) if device == "cuda" else memory.zero_(),
+            "copy": lambda: memory.copy_(other, non_blocking=True),
+            "upload": lambda: memory.copy_(host, non_blocking=True),
+            "download": lambda: host.copy_(memory, non_blocking=True),
+        }[operation]
+
+        def iterate():
+            for _ in range(MEMORY_OPERATIONS):
+                operate()
+            synchronise()
+
+        return iterate
+
+    return make
+
+
+def driver_memset(torch, memory):
+    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+    driver = ctypes.CDLL("libcuda.so.1")
+    status = driver.cuMemsetD8Async(ctypes.c_uint64(memory.data_ptr()), 1, ctypes.c_size_t(memory.nbytes), stream)
+    if status != 0:
+        sys.exit(f"cuMemsetD8Async gave {status}.")
+
+
 GEMM_PRODUCTS = 10
-BEST_EFFORT = {"train": train, "infer": infer_batches, "gemm": gemm, "allreduce": AllReduce}
+MEMORY_OPERATIONS = 10
+MEMORY_BYTES = 256 << 20
+BEST_EFFORT = {
+    "train": train,
+    "infer": infer_batches,
+    "gemm": gemm,
+    "allreduce": AllReduce,
+    **{kind: memory_work(kind) for kind in ("set", "copy", "upload", "download")},
+}
 
 
 def small_network(torch):
