@@ -87,7 +87,7 @@ statistics! {
     StagedPassedOn "staged_copies_passed_on" Counter "Copies left to the driver because no page-locked memory was free for them.";
     Coordinator "coordinator" Gauge "How the process stands to a coordinator: 0 there is none, 1 it is a client of one; else why not (see layout::Coordinator).";
     Conversations "coordinator_conversations" Counter "Times that the process became a client of a coordinator.";
-    GateWaits "gate_waits" Counter "Launches that waited while a more important process had work on the GPU, or for the turn of theirs.";
+    GateWaits "gate_waits" Counter "Launches, memsets and copies that waited while a more important process had work on the GPU, or for the turn of theirs.";
     GateTimeouts "gate_timeouts" Counter "Such waits in which whoever was waited for was no longer heard of.";
     GatedTime "gated_ns" Counter "Time that launches waited so.";
     BacklogWaits "backlog_waits" Counter "Launches that waited until less of the process's own work was queued on the GPU.";

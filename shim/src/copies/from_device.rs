@@ -4,6 +4,7 @@ use super::plan::Plan;
 use super::ring::{Offer, Patience, Ring};
 use super::{OnStream, Stop, is_exiting};
 use crate::driver;
+use crate::gate;
 
 /// Carries a copy out; see the module above. On the program's stream it is behind earlier work by itself.
 pub(super) fn carry(ring: &mut Ring, copy: &OnStream, plan: &Plan, threads: usize) -> Result<(), Stop> {
@@ -14,12 +15,17 @@ pub(super) fn carry(ring: &mut Ring, copy: &OnStream, plan: &Plan, threads: usiz
     let (chunks, slots) = (plan.chunks(), offer.route.direction.slots());
     let (mut sent, mut opened, mut moved) = (0, 0, 0);
     let mut patience = Patience::default();
-    while moved < chunks {
+    'copy: while moved < chunks {
         if is_exiting() {
             return Err(Stop::Exiting { done_bytes: plan.chunk(moved).0 });
         }
         let before = (sent, opened, moved);
         while sent < chunks && sent - moved < slots && ring.is_free(offer.route.slot(sent))? {
+            gate::chunk(plan.chunk(sent).1);
+            // It may have waited there.
+            if is_exiting() {
+                continue 'copy;
+            }
             send_for(ring, &offer, copy, sent)?;
             sent += 1;
         }

@@ -4,6 +4,7 @@ use super::plan::{LEAST_BEHIND_WORK, Plan};
 use super::ring::{Offer, Patience, Ring};
 use super::{OnStream, Stop, is_exiting};
 use crate::driver;
+use crate::gate;
 
 /// Carries a copy out; see the module above.
 pub(super) fn carry(ring: &mut Ring, copy: &OnStream, plan: &Plan, threads: usize) -> Result<(), Stop> {
@@ -68,6 +69,11 @@ fn send(ring: &mut Ring, offer: &Offer, copy: &OnStream, chunk: usize) -> Result
     let slot = offer.route.slot(chunk);
     let (start, bytes) = offer.route.plan.chunk(chunk);
     let device = (copy.transfer.device + start) as u64;
+    gate::chunk(bytes);
+    // It may have waited there.
+    if is_exiting() {
+        return Err(Stop::Exiting { done_bytes: start });
+    }
     let status = driver::copy_to_device(device, ring.slot(slot), bytes, ring.stream_for(copy));
     match status.is_ok() {
         true => ring.sent(slot, copy),

@@ -91,6 +91,27 @@ pub(super) fn page() -> Option<&'static Page> {
 #[inline]
 pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     let Some(page) = page() else { return false };
+    is_busy_for(page, cost_ns, now_ns);
+    bump(&page.launched_ns, cost_ns);
+    backlog::ran(cost_ns);
+    if now_ns.wrapping_sub(page.renewed_ns.load(Relaxed)) > RENEW_NS {
+        renew(page, now_ns);
+    }
+    backlog::is_mark_due(page.launched_ns.load(Relaxed))
+}
+
+/// A copy over the bus is made: the process is busy, and has used nothing that others were kept from.
+pub(super) fn copies(cost_ns: u64, now_ns: u64) {
+    let Some(page) = page() else { return };
+    is_busy_for(page, cost_ns, now_ns);
+    if now_ns.wrapping_sub(page.renewed_ns.load(Relaxed)) > RENEW_NS {
+        renew(page, now_ns);
+    }
+}
+
+/// Work of so much comes on top of what there is.
+#[inline]
+fn is_busy_for(page: &Page, cost_ns: u64, now_ns: u64) {
     if habits::launches(now_ns) {
         urgency::begins(page, now_ns);
     }
@@ -105,12 +126,6 @@ pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
         page.ends_ns.store(0, Relaxed);
     }
     page.busy_until_ns.store(estimate_ns.max(page.busy_until_ns.load(Relaxed)), Relaxed);
-    bump(&page.launched_ns, cost_ns);
-    backlog::ran(cost_ns);
-    if now_ns.wrapping_sub(page.renewed_ns.load(Relaxed)) > RENEW_NS {
-        renew(page, now_ns);
-    }
-    backlog::is_mark_due(page.launched_ns.load(Relaxed))
 }
 
 /// A launch is made that waits on the GPU.

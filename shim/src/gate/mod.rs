@@ -9,7 +9,7 @@
 //! **Fail open.** Each wait ends by itself: a page means nothing 100 ms after it was last renewed, a turn ends by its time. When the
 //! conversation with the coordinator ends, all that was known is forgotten and nobody waits ([`client`]).
 //!
-//! Copies and memsets stand behind the launches before them on their stream, and so wait where these wait on the GPU; by themselves they are not ordered yet.
+//! Memsets and copies within the device pass the gate as launches do; large copies from and to the host stay back while more important work is there ([`memory`]).
 //!
 //! | module | what lives there |
 //! | --- | --- |
@@ -22,6 +22,7 @@
 //! | [`wait`] | waiting at the gate |
 //! | [`ahead`] | where the GPU waits and the program does not |
 //! | [`mps`] | what is different under NVIDIA's MPS |
+//! | [`memory`] | memsets and copies |
 //! | [`backlog`] | how much of the process's own work is queued, and how much may be |
 
 mod activity;
@@ -29,6 +30,7 @@ mod ahead;
 mod backlog;
 mod client;
 mod habits;
+mod memory;
 mod mps;
 mod shown;
 mod situation;
@@ -36,6 +38,7 @@ mod urgency;
 mod wait;
 
 pub(crate) use client::{configure, disown, first_context, look_again, process_ends};
+pub(crate) use memory::{Kind as MemoryWork, chunk, on_device, with_host};
 
 use crate::clock;
 use crate::cuda::{STREAM_LEGACY, STREAM_PER_THREAD, Status, sys};

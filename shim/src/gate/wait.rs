@@ -54,7 +54,17 @@ fn applies() -> bool {
     mode::mode() & !mode::TRACING == mode::IN_COMPANY
 }
 
-/// The same for work that is queued behind a wait on the GPU, and as [`situation::look_beyond`].
+/// Waits until nothing more important is on the GPU, and the turn is not another's; the process's own work is as long as it is.
+#[cold]
+pub(super) fn while_closed() {
+    let (Some(places), Some(page)) = (situation::places(), activity::page()) else { return };
+    let _punctual = Punctual::begin();
+    page.is_waiting.fetch_add(1, Relaxed);
+    closed(places, page, None);
+    page.is_waiting.fetch_sub(1, Relaxed);
+}
+
+/// Waits while the gate is closed to work that is queued behind a wait on the GPU, as [`situation::look_beyond`] has it.
 pub(super) fn for_others(page: &Page, after_ns: Option<u64>) {
     let Some(places) = situation::places() else { return };
     if applies() {

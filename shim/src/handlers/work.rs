@@ -5,7 +5,7 @@ use crate::clock;
 use crate::copies::{self, Direction, Transfer};
 use crate::cuda::{Status, address, sys};
 use crate::fence::fenced;
-use crate::gate;
+use crate::gate::{self, MemoryWork};
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::mode;
@@ -79,6 +79,7 @@ pub(crate) unsafe fn memset(
 ) -> Status {
     let bytes = width.wrapping_mul(height).wrapping_mul(element) as u64;
     let key = streams::key(address(stream), hook);
+    let call = || gate::on_device(MemoryWork::Set, bytes as usize, (stream, hook), call);
     if mode::is_ordinary() && has_open(key) {
         return memset_of_request(hook, call, key, bytes);
     }
@@ -134,7 +135,7 @@ fn copy_linear(
         let is_candidate = copies::is_candidate(&transfer);
         match is_candidate.then(|| fenced(|| copies::carry(hook, stream, transfer))).flatten() {
             Some(status) => status,
-            None => call(),
+            None => gate::with_host(transfer.bytes, (stream, hook), call),
         }
     };
     copy(hook, call, stream, waits, account)
@@ -152,6 +153,23 @@ fn copy(
         segment::add(Statistic::CopyFailures, 1);
     }
     status
+}
+
+/// A copy that is not staged, between places that are known.
+fn copy_between(
+    hook: Hook,
+    call: impl FnOnce() -> Status,
+    stream: sys::CUstream,
+    waits: bool,
+    (from, to): (Place, Place),
+    bytes: usize,
+) -> Status {
+    let call = || match (from, to) {
+        (Place::Device, Place::Device) => gate::on_device(MemoryWork::Copy, bytes, (stream, hook), call),
+        (Place::Device, _) | (_, Place::Device) => gate::with_host(bytes, (stream, hook), call),
+        _ => call(),
+    };
+    copy(hook, call, stream, waits, || count_copy(from, to, bytes))
 }
 
 /// Host to device. From pageable memory the synchronous forms may return before the copy is done, so none of them ends
@@ -196,9 +214,7 @@ pub(crate) unsafe fn copy_d2d(
     stream: sys::CUstream,
     bytes: usize,
 ) -> Status {
-    copy(hook, call, stream, false, || {
-        count_copy(Place::Device, Place::Device, bytes);
-    })
+    copy_between(hook, call, stream, false, (Place::Device, Place::Device), bytes)
 }
 
 /// Between contexts or devices.
@@ -208,6 +224,7 @@ pub(crate) unsafe fn copy_peer(
     stream: sys::CUstream,
     bytes: usize,
 ) -> Status {
+    let call = || gate::on_device(MemoryWork::Copy, bytes, (stream, hook), call);
     copy(hook, call, stream, false, || {
         segment::add(Statistic::PeerToPeer, bytes as u64);
     })
@@ -226,11 +243,12 @@ pub(crate) unsafe fn copy_any(
     let (from, to) = (source as usize, destination as usize);
     let (from_place, to_place) = (Place::of(from), Place::of(to));
     let waits = synchronous && to_place != Place::Device;
+    let places = (from_place, to_place);
     let account = || count_copy(from_place, to_place, bytes);
-    let (direction, host, device) = match (from_place, to_place) {
+    let (direction, host, device) = match places {
         (Place::Pageable, Place::Device) => (Direction::ToDevice, from, to),
         (Place::Device, Place::Pageable) => (Direction::FromDevice, to, from),
-        _ => return copy(hook, call, stream, waits, account),
+        _ => return copy_between(hook, call, stream, waits, places, bytes),
     };
     copy_linear(hook, call, stream, waits, Transfer { direction, host, device, bytes, synchronous }, account)
 }
@@ -259,7 +277,7 @@ pub(crate) unsafe fn copy_2d(
         )
     };
     let waits = synchronous && to != Place::Device;
-    copy(hook, call, stream, waits, || count_copy(from, to, bytes))
+    copy_between(hook, call, stream, waits, (from, to), bytes)
 }
 
 /// A box.
@@ -286,7 +304,7 @@ pub(crate) unsafe fn copy_3d(
         )
     };
     let waits = synchronous && to != Place::Device;
-    copy(hook, call, stream, waits, || count_copy(from, to, bytes))
+    copy_between(hook, call, stream, waits, (from, to), bytes)
 }
 
 /// Many copies in one call.
@@ -302,6 +320,7 @@ pub(crate) unsafe fn copy_batch(
     sizes: *mut usize,
     count: usize,
 ) -> Status {
+    let call = || gate::on_device(MemoryWork::Batch, count, (stream, hook), call);
     copy(hook, call, stream, false, || {
         if destinations.is_null() || sources.is_null() || sizes.is_null() {
             return;

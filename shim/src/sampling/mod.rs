@@ -29,16 +29,19 @@
 //! | [`pair`] | two events, and what lies between them |
 //! | [`hold`] | keeping an idle stream busy for a pair |
 //! | [`learnt`] | what is known of each function, and whether a sample is to be believed |
+//! | [`stopwatch`] | a pair around what is no launch |
 
 mod hold;
 mod learnt;
 mod pair;
 mod sampler;
+mod stopwatch;
 mod strata;
 
 pub(crate) use learnt::{forget_functions, forget_graph};
 pub(crate) use pair::forget_context;
 pub(crate) use sampler::Sampler;
+pub(crate) use stopwatch::Stopwatch;
 pub(crate) use strata::{is_counted, settle_all, stratum_of, usual_ns};
 
 use crate::clock;
@@ -87,6 +90,11 @@ const PROGRAMMATIC: [u32; 3] = [6, 7, 12];
 /// Turns sampling off for good.
 pub(crate) fn disable() {
     ENABLED.store(false, Relaxed);
+}
+
+/// Whether anything is sampled.
+pub(crate) fn is_enabled() -> bool {
+    ENABLED.load(Relaxed)
 }
 
 /// Reads the samples that are done, and sums up; the program has just waited.

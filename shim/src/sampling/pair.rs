@@ -69,7 +69,7 @@ enum Order {
 }
 
 impl Pair {
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             start: std::ptr::null_mut(),
             end: std::ptr::null_mut(),

@@ -2,7 +2,8 @@
 //! from the driver's, but where a case says that ours is better.
 
 use aishim_abi::statistics::Statistic;
-use aishim_tests::{Program, Sandbox, Via};
+use aishim_tests::sandbox::Segment;
+use aishim_tests::{Coordinator, Program, Sandbox, Via};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
@@ -48,21 +49,52 @@ fn the_columns_agree_also_in_later_slabs() {
     columns_agree("16");
 }
 
+/// And where launches, memsets and copies give way to somebody more important, which is on a GPU of its own.
+#[test]
+fn the_columns_agree_in_company() {
+    columns_agree_in_company("ahead");
+}
+
+/// The same where they wait in the program.
+#[test]
+fn the_columns_agree_in_company_that_is_waited_for_in_the_program() {
+    columns_agree_in_company("wait");
+}
+
+fn columns_agree_in_company(gate: &str) {
+    let sandbox = Sandbox::new();
+    let _coordinator = Coordinator::start(&sandbox.directory());
+    let mut important = sandbox.shimmed(Program::new("company").build());
+    important.env("SIMCUDA_DIR", sandbox.path("another")).env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", "80");
+    let important = sandbox.start(important.args(["200000", "5", "5000"]));
+    crate::gate::is_client(&sandbox, &important, 1);
+    let segment = columns_agree_in(&sandbox, "0", &[("AISHIM_PRIORITY", "5"), ("AISHIM_GATE", gate)]);
+    assert!(segment.statistic(Statistic::GateWaits) > 20);
+}
+
 /// Both with so many blocks of 1 MiB held meanwhile.
 fn columns_agree(held: &str) {
-    let (sandbox, other) = (Sandbox::new(), Sandbox::new());
+    columns_agree_in(&Sandbox::new(), held, &[]);
+}
+
+/// Under the library with these variables; its segment.
+fn columns_agree_in(sandbox: &Sandbox, held: &str, variables: &[(&str, &str)]) -> Segment {
+    let other = Sandbox::new();
     let list = |sandbox: &Sandbox, command: Command| {
         sandbox.succeed(with_costs(command).arg("--list").env("CONFORMANCE_HOLD", held))
     };
     // At the same time, each on a GPU of its own: most of what they do is wait.
     let (native, shimmed) = std::thread::scope(|scope| {
         let native = scope.spawn(|| list(&other, other.native(conformance())));
-        let shimmed = list(&sandbox, sandbox.shimmed(conformance()));
+        let mut command = sandbox.shimmed(conformance());
+        command.envs(variables.iter().copied());
+        let shimmed = list(sandbox, command);
         (native.join().unwrap(), shimmed)
     });
     let better = column(&sandbox.succeed(sandbox.native(conformance()).arg("--better")).stdout);
     // It was the pool that answered, and not the driver alone.
-    assert!(sandbox.segment(shimmed.pid).statistic(Statistic::PoolHits) > 100);
+    let segment = sandbox.segment(shimmed.pid);
+    assert!(segment.statistic(Statistic::PoolHits) > 100);
 
     let (theirs, ours) = (column(&native.stdout), column(&shimmed.stdout));
     assert!(theirs.len() > 500 && theirs.keys().eq(ours.keys()), "{}", shimmed.stdout);
@@ -70,9 +102,10 @@ fn columns_agree(held: &str) {
         // Whether a copy is staged is a matter of the machine's processors.
         let may_agree = name.starts_with("copy_") || !better.contains_key(name);
         let is_as_noted = better.get(name) == Some(&ours[name]) || may_agree && ours[name] == *value;
-        let agrees = is_as_noted || !better.contains_key(name) && agrees_alone(&sandbox, held, name);
+        let agrees = is_as_noted || !better.contains_key(name) && agrees_alone(sandbox, held, name);
         assert!(agrees, "{name}: {value} without the library, {} under it", ours[name]);
     }
+    segment
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn signal(running: &Running, number: i32) {
     unsafe { libc::kill(running.child.id() as i32, number) };
 }
 
-fn end(running: Running) {
+pub(crate) fn end(running: Running) {
     signal(&running, libc::SIGCONT);
     signal(&running, libc::SIGTERM);
     let outcome = running.wait();
@@ -69,7 +69,7 @@ pub(crate) fn launches(sandbox: &Sandbox, running: &Running) -> u64 {
     segments.iter().find(|segment| segment.copy.pid() == pid).map_or(0, |segment| segment.calls("cuLaunchKernel"))
 }
 
-fn statistic(sandbox: &Sandbox, running: &Running, which: Statistic) -> u64 {
+pub(crate) fn statistic(sandbox: &Sandbox, running: &Running, which: Statistic) -> u64 {
     sandbox.segment(running.child.id()).statistic(which)
 }
 

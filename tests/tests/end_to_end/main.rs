@@ -24,6 +24,7 @@ mod launches;
 mod lookups;
 mod many;
 mod memory;
+mod memory_work;
 mod panics;
 mod pinned;
 mod pool_map;
