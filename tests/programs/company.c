@@ -1,6 +1,6 @@
 /* Works until SIGTERM: launches of so many NANOSECONDS, waiting for them after every EVERYth (0: never) and then pausing for so many
  * MICROSECONDS. With a fourth number other than 0 each launch is followed by one of a larger block that takes so many NANOSECONDS, and with a fifth
- * the next launch is made so many MICROSECONDS later. */
+ * the next launch is made so many MICROSECONDS later. With a sixth each pause is followed by a copy of so many BYTES of pinned memory to the device, which is waited for. */
 #include "program.h"
 #include <signal.h>
 
@@ -18,6 +18,9 @@ int main(int argc, char **argv)
     int every = atoi(argv[2]), pause_us = atoi(argv[3]);
     unsigned long long other_ns = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
     int between_us = argc > 5 ? atoi(argv[5]) : 0;
+    size_t copied = argc > 6 ? strtoull(argv[6], NULL, 10) : 0;
+    CUdeviceptr device = 0;
+    void *host = NULL;
     void *other[] = {&other_ns};
     CUstream stream;
 
@@ -25,6 +28,8 @@ int main(int argc, char **argv)
     make_context();
     load_kernels();
     CHECK(cuStreamCreate(&stream, 1));
+    if (copied != 0)
+        CHECK(cuMemAlloc_v2(&device, copied) | cuMemAllocHost_v2(&host, copied));
     for (int i = 1; !stop; i++) {
         CHECK(launch_spin(ns, stream));
         if (other_ns != 0)
@@ -35,6 +40,8 @@ int main(int argc, char **argv)
             CHECK(cuStreamSynchronize(stream));
             if (pause_us != 0)
                 usleep(pause_us);
+            if (copied != 0)
+                CHECK(cuMemcpyHtoD_v2(device, host, copied));
         }
     }
     CHECK(cuStreamSynchronize(stream));

@@ -309,6 +309,29 @@ fn an_idle_process_says_when_it_will_be_back() {
     end(eager);
 }
 
+/// As PyTorch's `x.cuda()`, a copy to the device that returns once it is done ends no request: else the pause before the request's kernel would be next to nothing, and the
+/// service would seem to be back at any moment.
+#[test]
+fn a_request_that_begins_with_a_copy_is_one() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let mut command = sandbox.shimmed(Program::new("company").build());
+    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", "80");
+    let service = sandbox.start(command.args(["500000", "1", "10000", "0", "0", "1048576"]));
+    // Else nobody is in company, and says nothing.
+    let other = company(&sandbox, 5, 100, 1, 1_000);
+    is_client(&sandbox, &service, 1);
+    is_client(&sandbox, &other, 1);
+    let launched = || coordinator.seen(service.child.id()).map_or(0, |seen| seen.launched_ns);
+    wait_until("it is known", || launched() > 100 * 500_000);
+    wait_until("it rests for 10 ms", || {
+        let due_ns = coordinator.seen(service.child.id()).and_then(|seen| seen.due_ns);
+        due_ns.is_some_and(|(from_ns, _)| from_ns.saturating_sub(monotonic_ns()) > 8_000_000)
+    });
+    end(other);
+    end(service);
+}
+
 /// A program that launches for a while before it waits does not have the GPU until then, unless somebody waits for it after all.
 #[test]
 fn nobody_waits_for_a_request_before_its_program_does() {
