@@ -130,7 +130,7 @@ impl CpuSide {
             obstacles.push((0, obstacle));
         }
         // Of those that have gone, what could not be put back is tried again.
-        self.processes.retain(|key, process| process.lives() && (present.contains_key(key) || process.is_changed()));
+        self.processes.retain(|key, process| present.contains_key(key) || process.is_changed() && process.lives());
         obstacles.into_iter().for_each(|(pid, obstacle)| self.complain(pid, &obstacle));
         self.tidy();
     }
