@@ -101,6 +101,11 @@ impl Process {
         self.is_restless || self.threads.values().any(|held| held.set != held.before && !held.is_others)
     }
 
+    /// Whether all of it is as it was, and was so still when it was looked at again.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.settled == Some(0) && self.glances > 0 && !self.is_changed()
+    }
+
     /// What its threads had before that were given `set`.
     pub(super) fn before(&self, set: i32) -> Option<i32> {
         self.given.get(&set).copied()
