@@ -21,6 +21,7 @@
 
 use crate::rank::{Class, PolicyKind, Priority, Uuid, Weight};
 use std::mem::offset_of;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// First eight bytes of every board.
@@ -76,7 +77,8 @@ pub struct GpuRecord {
 pub struct TurnRecord {
     /// The party whose turn it is; see [`Turn::to_word`].
     pub party: AtomicU32,
-    /// Raised with every change of the turn, and when all gates of the GPU open; who waits for that sleeps on it (futex(2)).
+    /// Raised with every change of the turn, and when all gates of the GPU open; who waits for that sleeps on it (futex(2)), with
+    /// the bits of their own turn ([`Turn::waiters`]).
     pub changes: AtomicU32,
     /// Until when, by `CLOCK_MONOTONIC`; from then on it is everybody's turn.
     pub until_ns: AtomicU64,
@@ -234,9 +236,26 @@ impl Turn {
         }
     }
 
+    /// Whom a change to this turn wakes, as the bits of futex(2)'s FUTEX_WAKE_BITSET; and with which bits one sleeps who waits
+    /// for it. Of 64 that wait for their turns a change wakes two and not all: to wake 63 is most of what the coordinator
+    /// did, and they would take the processors from the one whose turn it is. The others see at the end of the turn that they know
+    /// whose is the next.
+    #[must_use]
+    pub const fn waiters(self) -> NonZeroU32 {
+        let bit = match self {
+            Self::Everybody => return NonZeroU32::MAX,
+            Self::Client(slot) => slot % u32::BITS,
+            Self::Job(job) => job % u32::BITS,
+        };
+        match NonZeroU32::new(1 << bit) {
+            Some(bits) => bits,
+            None => NonZeroU32::MAX,
+        }
+    }
+
     /// What stands on a board with so many slots; a client that cannot be there is everybody.
     #[must_use]
-    pub(crate) const fn from_word(word: u32, slots: usize) -> Self {
+    pub const fn from_word(word: u32, slots: usize) -> Self {
         match word {
             EVERYBODY => Self::Everybody,
             job if job & IS_JOB != 0 => Self::Job(job & !IS_JOB),

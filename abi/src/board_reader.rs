@@ -7,11 +7,12 @@ use crate::board::{
     ENTRIES_OFFSET, Entry, EntryWords, GPUS, Gpu, GpuRecord, Header, MAGIC, RANKS, SLOTS, TURN_MAX_NS, TURNS_OFFSET,
     Turn, TurnRecord, VERSION, board_bytes,
 };
-use crate::client_page::wait_on;
 use crate::memfd::{Memory, SharedError};
 use crate::rank::{Class, PolicyKind, Priority, Uuid, Weight};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::Timespec;
 use std::io;
 use std::sync::atomic::{
     Ordering::{Acquire, Relaxed},
@@ -241,12 +242,14 @@ impl BoardView {
         self.turn_record(gpu, rank).map_or(0, |record| record.changes.load(Acquire))
     }
 
-    /// Sleeps until something changes there, at most so long; returns at once where the number is no longer `seen`. May
-    /// return early.
-    pub fn wait(&self, gpu: usize, rank: Priority, seen: u32, at_most: Duration) {
-        if let Some(record) = self.turn_record(gpu, rank) {
-            wait_on(&record.changes, seen, at_most);
-        }
+    /// Sleeps until it is `own` turn there or everybody's, or all gates open, at most until `until_ns` by `CLOCK_MONOTONIC`; returns at once where the
+    /// number is no longer `seen`. Another's turn in the place of another's ends it not, so that time should be no later than the end of the turn
+    /// that was seen. May return early.
+    pub fn wait(&self, gpu: usize, rank: Priority, own: Turn, seen: u32, until_ns: u64) {
+        let Some(record) = self.turn_record(gpu, rank) else { return };
+        let Ok(until) = Timespec::try_from(Duration::from_nanos(until_ns)) else { return };
+        // FUTEX_WAIT_BITSET's limit is a time of CLOCK_MONOTONIC.
+        let _ = futex::wait_bitset(&record.changes, futex::Flags::empty(), seen, Some(&until), own.waiters());
     }
 
     /// The turn at which those of this rank look.

@@ -115,7 +115,7 @@ impl Board {
         record.open_until_ns.store(0, Relaxed);
         for turn in self.turns_of(gpu) {
             turn.party.store(Turn::Everybody.to_word(), Relaxed);
-            announce(turn);
+            announce(turn, Turn::Everybody);
         }
     }
 
@@ -126,20 +126,26 @@ impl Board {
         }
     }
 
-    /// Says whose turn it is among those of a rank on a GPU, and until when; wakes those who wait for that.
+    /// Says whose turn it is among those of a rank on a GPU, and until when; wakes those who wait for it.
     pub fn set_turn(&mut self, gpu: usize, rank: usize, turn: Turn, until_ns: u64) {
         let Some(record) = self.turns_of(gpu).get(rank) else { return };
         // The time first: with the party before it, that one's turn only lasts a little longer.
         record.until_ns.store(until_ns, Relaxed);
         record.party.store(turn.to_word(), Relaxed);
-        announce(record);
+        announce(record, turn);
     }
 
-    /// Says until when all gates of a GPU are open; wakes those who wait there for a turn.
+    /// Says until when all gates of a GPU are open; wakes those who wait there for a turn. Where it is sooner than was said, nobody who sleeps
+    /// need know of it.
     pub fn set_open(&mut self, gpu: usize, until_ns: u64) {
         let Some(record) = self.gpu(gpu) else { return };
+        let before_ns = record.open_until_ns.load(Relaxed);
         record.open_until_ns.store(until_ns, Relaxed);
-        self.turns_of(gpu).iter().for_each(announce);
+        // Nobody sleeps where the turn is everybody's: of 101 ranks most are nobody's at all.
+        let has_sleepers = |turn: &&TurnRecord| turn.party.load(Relaxed) != Turn::Everybody.to_word();
+        if until_ns > before_ns {
+            self.turns_of(gpu).iter().filter(has_sleepers).for_each(|turn| announce(turn, Turn::Everybody));
+        }
     }
 
     /// Says that the coordinator ends: nobody waits.
@@ -148,7 +154,7 @@ impl Board {
         header.has_ended.store(1, Relaxed);
         for turn in self.turns() {
             turn.party.store(Turn::Everybody.to_word(), Relaxed);
-            announce(turn);
+            announce(turn, Turn::Everybody);
         }
     }
 
@@ -184,10 +190,12 @@ fn write_entry(words: &EntryWords, write: impl FnOnce()) {
     words.sequence.store(before.wrapping_add(2), Release);
 }
 
-fn announce(record: &TurnRecord) {
+/// Raises the number and wakes those whose turn it is.
+fn announce(record: &TurnRecord, turn: Turn) {
     // Pairs with the acquire in `BoardView::changes`: who sees the number raised sees what was changed.
     record.changes.fetch_add(1, Release);
-    let _ = futex::wake(&record.changes, futex::Flags::empty(), i32::MAX.cast_unsigned());
+    let all = i32::MAX.cast_unsigned();
+    let _ = futex::wake_bitset(&record.changes, futex::Flags::empty(), all, turn.waiters());
 }
 
 /// There is one writer, so no locked addition is needed.

@@ -422,7 +422,7 @@ fn check(page: &[Page]) -> Result<Identity, SharedError> {
 }
 
 /// Sleeps on a word of memory that may well be read-only (futex(2), FUTEX_WAIT takes that since Linux 2.6.39).
-pub(crate) fn wait_on(word: &AtomicU32, seen: u32, at_most: Duration) {
+fn wait_on(word: &AtomicU32, seen: u32, at_most: Duration) {
     let Ok(limit) = rustix::time::Timespec::try_from(at_most) else { return };
     let _ = futex::wait(word, futex::Flags::empty(), seen, Some(&limit));
 }

@@ -168,7 +168,7 @@ fn a_board_says_what_was_written() {
     board.set_turn(2, 20, Turn::Client(3), 4_000_000);
     board.set_turn(2, 100, Turn::Job(7), 4_000_000);
     assert_ne!(seen.changes(2, low), before);
-    seen.wait(2, low, before, Duration::from_secs(60));
+    seen.wait(2, low, Turn::Client(4), before, u64::MAX);
     let turn = |rank, now_ns| seen.turn(2, rank, now_ns).0;
     assert_eq!((turn(low, 0), turn(low, 3_999_999)), (Turn::Client(3), Turn::Client(3)));
     assert_eq!((turn(low, 4_000_000), turn(high, 0)), (Turn::Everybody, Turn::Job(7)));
@@ -193,6 +193,49 @@ fn a_board_says_what_was_written() {
     board.set_gpu(GPUS, uuid);
     board.set_turn(GPUS, 0, Turn::Client(1), 1);
     assert!(Board::create(SLOTS + 1, 1, 1, 1).is_err());
+}
+
+/// Each of 64 that waited for its turn was woken with every change of it, 250 times a second; to wake them was most of what the coordinator did.
+#[test]
+fn who_waits_for_a_turn_is_woken_for_their_own_and_for_everybodys() {
+    let (mut board, seen) = board(8);
+    board.set_gpu(0, Uuid([7; 16]));
+    board.set_policy(0, PolicyKind::Priority, true);
+    let rank = Priority::NORMAL;
+    let now_ns = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        (now.tv_sec * 1_000_000_000 + now.tv_nsec).cast_unsigned()
+    };
+    let mut until_ns = now_ns() + 90_000_000;
+    for ends in [Turn::Client(3), Turn::Everybody] {
+        let (asleep, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        board.set_turn(0, 20, Turn::Client(4), until_ns);
+        let woken = std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let mut woken = 0;
+                while !over.load(Ordering::Acquire) {
+                    let changes = seen.changes(0, rank);
+                    asleep.store(true, Ordering::Release);
+                    seen.wait(0, rank, Turn::Client(3), changes, now_ns() + 60_000_000_000);
+                    woken += 1;
+                }
+                woken
+            });
+            while !asleep.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            for others in 0..100 {
+                std::thread::sleep(Duration::from_millis(1));
+                until_ns += 4_000_000;
+                board.set_turn(0, 20, Turn::Client(4 + others % 4), until_ns);
+            }
+            over.store(true, Ordering::Release);
+            board.set_turn(0, 20, ends, until_ns);
+            waiter.join().unwrap()
+        });
+        // A change just before it falls asleep may wake it at once, and a sleep may end early.
+        assert!(woken < 30, "woken {woken} times by 100 turns of others");
+    }
 }
 
 /// An entry is read while it is written, 200,000 times: what is read is of one client.

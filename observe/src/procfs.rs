@@ -1,6 +1,7 @@
 //! What /proc says about a process (proc(5)). All of it is none where the process is gone or hidden from us.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
 /// What tells a process from every other in any PID namespace.
@@ -38,10 +39,19 @@ pub fn exists(pid: u32) -> bool {
     fs::symlink_metadata(format!("/proc/{pid}")).is_ok()
 }
 
+/// A file of /proc of one line, of at most a KiB. `fs::read` does not know how long such a file is, and asks eight times.
+#[must_use]
+pub fn read_line(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 1024];
+    let read = fs::File::open(path).ok()?.read(&mut bytes).ok()?;
+    bytes.truncate(read);
+    Some(bytes)
+}
+
 /// Start time of a process, field 22 of its stat, in clock ticks since boot.
 #[must_use]
 pub fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_line(&format!("/proc/{pid}/stat"))?;
     // The second field is the name in brackets and may itself hold brackets, blanks and bytes that are no text.
     let end = stat.iter().rposition(|b| *b == b')')?;
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;

@@ -1,7 +1,7 @@
 //! The GPUs that clients use: their places on the board, and the policy of each.
 
 use crate::order::{self, Decision, Event, Order};
-use aishim_abi::board::{GPUS, TURN_GRACE_NS};
+use aishim_abi::board::{GPUS, TURN_GRACE_NS, Turn};
 use aishim_abi::board_writer::Board;
 use aishim_abi::rank::{PolicyKind, Uuid};
 
@@ -11,12 +11,21 @@ struct Gpu {
     uuid: Uuid,
     clients: usize,
     order: Box<dyn Order>,
+    /// Who has a turn, by rank.
+    turns: Vec<(u32, Turn)>,
 }
 
 /// All of them, by their places on the board.
 #[derive(Debug)]
 pub(crate) struct Gpus {
     places: Vec<Option<Gpu>>,
+    /// Those that somebody uses, and those with clients whose pages are to be looked at, as bits: of all places a few.
+    used: u64,
+    watched: u64,
+    /// Whether a turn has changed since that was last asked.
+    has_turned: bool,
+    /// Until when all gates are open that were opened last.
+    open_until_ns: u64,
     /// The policy of those that come later.
     policy: PolicyKind,
     start: Start,
@@ -35,7 +44,16 @@ impl Gpus {
     pub(crate) fn with(policy: PolicyKind, start: Start) -> Option<Self> {
         start(policy)?;
         let places = (0..GPUS).map(|_| None).collect();
-        Some(Self { places, policy, start, decisions: Vec::new() })
+        Some(Self {
+            places,
+            used: 0,
+            watched: 0,
+            has_turned: false,
+            open_until_ns: 0,
+            policy,
+            start,
+            decisions: Vec::new(),
+        })
     }
 
     /// The place of a GPU, which has one more client from now on; none where there is no room.
@@ -45,6 +63,7 @@ impl Gpus {
             gpu.clients += 1;
             board.set_gpu_clients(place, gpu.clients);
         }
+        self.count();
         Some(place)
     }
 
@@ -59,6 +78,7 @@ impl Gpus {
             board.set_policy(place, PolicyKind::Off, false);
             board.set_gpu(place, Uuid::NONE);
         }
+        self.count();
     }
 
     /// The place of a GPU that somebody uses.
@@ -78,16 +98,24 @@ impl Gpus {
         for decision in self.decisions.drain(..) {
             match decision {
                 Decision::Turn { rank, turn, until_ns } => {
+                    gpu.turns.retain(|(of, _)| *of != rank.number());
+                    if turn != Turn::Everybody {
+                        gpu.turns.push((rank.number(), turn));
+                    }
+                    self.has_turned = true;
                     board.set_turn(place, rank.number() as usize, turn, until_ns.saturating_add(TURN_GRACE_NS));
                 }
-                Decision::Open { until_ns } => board.set_open(place, until_ns),
+                Decision::Open { until_ns } => {
+                    self.open_until_ns = until_ns;
+                    board.set_open(place, until_ns);
+                }
             }
         }
     }
 
     /// Tells those that time has passed whose moment has come.
     pub(crate) fn pass_time(&mut self, now_ns: u64, board: &mut Board) {
-        for place in 0..self.places.len() {
+        for place in bits(self.used) {
             if self.order(place).and_then(Order::wake_ns).is_some_and(|wake_ns| wake_ns <= now_ns) {
                 self.tell(place, Event::TimePassed, now_ns, board);
             }
@@ -96,14 +124,34 @@ impl Gpus {
 
     /// When the next of them wants to be told.
     pub(crate) fn wake_ns(&self) -> Option<u64> {
-        self.places.iter().flatten().filter_map(|gpu| gpu.order.wake_ns()).min()
+        bits(self.used).filter_map(|place| self.order(place)?.wake_ns()).min()
     }
 
     /// Which GPUs have clients whose pages are to be looked at, as bits. One alone is in nobody's way.
     pub(crate) fn watched(&self) -> u64 {
-        let is_watched = |gpu: &Gpu| gpu.clients > 1 && gpu.order.looks();
-        let bit = |(place, gpu): (usize, &Option<Gpu>)| gpu.as_ref().filter(|gpu| is_watched(gpu)).map(|_| 1 << place);
-        self.places.iter().enumerate().filter_map(bit).fold(0, |bits, bit: u64| bits | bit)
+        self.watched
+    }
+
+    /// Whether a turn has changed since this was last asked.
+    pub(crate) fn take_turned(&mut self) -> bool {
+        std::mem::take(&mut self.has_turned)
+    }
+
+    /// Whether a turn has changed since that was last asked.
+    pub(crate) fn has_turned(&self) -> bool {
+        self.has_turned
+    }
+
+    /// Until when all gates are open that were opened last. Where two GPUs' are at a time, it is the later opening's.
+    pub(crate) fn open_until_ns(&self) -> u64 {
+        self.open_until_ns
+    }
+
+    /// All turns that are somebody's.
+    pub(crate) fn turns(&self) -> impl Iterator<Item = Turn> + '_ {
+        bits(self.watched)
+            .filter_map(|place| self.places.get(place)?.as_ref())
+            .flat_map(|gpu| gpu.turns.iter().map(|(_, turn)| *turn))
     }
 
     /// Puts another policy in force on those GPUs; false where this daemon has no such. Who is there has to be told anew.
@@ -113,8 +161,11 @@ impl Gpus {
             board.set_policy(*place, policy, order.is_by_rank());
             if let Some(gpu) = self.places.get_mut(*place).and_then(Option::as_mut) {
                 gpu.order = order;
+                gpu.turns.clear();
             }
         }
+        self.has_turned = true;
+        self.count();
         (self.start)(policy).is_some()
     }
 
@@ -128,6 +179,16 @@ impl Gpus {
         (0..self.places.len()).filter(|place| self.order(*place).is_some()).collect()
     }
 
+    /// Notes which places are used, after a change.
+    fn count(&mut self) {
+        let is_watched = |gpu: &Gpu| gpu.clients > 1 && gpu.order.looks();
+        (self.used, self.watched) = (0, 0);
+        for (place, gpu) in self.places.iter().enumerate().filter_map(|(place, gpu)| Some((place, gpu.as_ref()?))) {
+            self.used |= 1 << place;
+            self.watched |= u64::from(is_watched(gpu)) << place;
+        }
+    }
+
     fn order(&self, place: usize) -> Option<&dyn Order> {
         Some(&*self.places.get(place)?.as_ref()?.order)
     }
@@ -137,7 +198,16 @@ impl Gpus {
         let order = (self.start)(self.policy)?;
         board.set_gpu(place, uuid);
         board.set_policy(place, self.policy, order.is_by_rank());
-        *self.places.get_mut(place)? = Some(Gpu { uuid, clients: 0, order });
+        *self.places.get_mut(place)? = Some(Gpu { uuid, clients: 0, order, turns: Vec::new() });
         Some(place)
     }
+}
+
+/// The places of a set, the lowest first.
+fn bits(mut of: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = (of != 0).then(|| of.trailing_zeros() as usize)?;
+        of &= of - 1;
+        Some(lowest)
+    })
 }

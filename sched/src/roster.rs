@@ -1,7 +1,9 @@
 //! Who is there: the clients by their slots, their jobs and GPUs, and the board kept up with all of it.
 //!
 //! Nothing here knows of sockets. Whatever changes about a client is noted in [`Roster::take_changed`]; the
-//! server then tells those whom it concerns.
+//! server then tells those whom it concerns. Whose page is looked at when is in `looks`.
+
+mod looks;
 
 use crate::gpus::Gpus;
 use crate::order::{ClientId, Event, Standing};
@@ -17,9 +19,6 @@ use std::sync::Arc;
 
 /// Most GPUs that one client may use.
 const GPUS_PER_CLIENT: u32 = 16;
-
-/// How long a look at the pages can wait for something else that is due.
-const LOOK_SLACK_NS: u64 = 500_000;
 
 /// How often it is looked at what the behaviour of those suggests who follow that. So often at most does such a one change its rank,
 /// whatever it writes.
@@ -102,13 +101,18 @@ pub(crate) struct Roster {
     board: Board,
     gpus: Gpus,
     clients: Vec<Option<Client>>,
-    count: usize,
+    /// The slots that are taken, in order.
+    taken: Vec<usize>,
+    /// Those whose turn it is, and when somebody else is to be looked at: 0 for now.
+    holders: Vec<usize>,
+    look_ns: u64,
     /// The jobs, by user and name: nobody gets into another user's.
     jobs: BTreeMap<(u32, Job), Members>,
     jobs_made: u32,
     generations: u64,
     changed: BTreeSet<usize>,
-    /// When it was last looked at what is suggested.
+    /// How many follow what is suggested, and when it was last looked at that.
+    followers: usize,
     suggested_ns: u64,
 }
 
@@ -116,7 +120,20 @@ impl Roster {
     pub(crate) fn new(board: Board, gpus: Gpus) -> Self {
         let clients = (0..board.slots()).map(|_| None).collect();
         let (jobs, changed) = (BTreeMap::new(), BTreeSet::new());
-        Self { board, gpus, clients, count: 0, jobs, jobs_made: 0, generations: 0, changed, suggested_ns: 0 }
+        Self {
+            board,
+            gpus,
+            clients,
+            taken: Vec::new(),
+            holders: Vec::new(),
+            look_ns: 0,
+            jobs,
+            jobs_made: 0,
+            generations: 0,
+            changed,
+            followers: 0,
+            suggested_ns: 0,
+        }
     }
 
     pub(crate) fn board(&self) -> &Board {
@@ -132,7 +149,7 @@ impl Roster {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Client)> {
-        self.clients.iter().enumerate().filter_map(|(slot, client)| Some((slot, client.as_ref()?)))
+        self.taken.iter().filter_map(|slot| Some((*slot, self.client(*slot)?)))
     }
 
     /// All clients, as whoever looks after their threads has to know them.
@@ -191,8 +208,7 @@ impl Roster {
         if let Some(place) = self.clients.get_mut(slot) {
             *place = Some(client);
         }
-        self.count += 1;
-        self.board.set_clients(self.count);
+        self.recount();
         for place in places {
             self.gpus.tell(place, Event::Joined(id, standing), now_ns, &mut self.board);
         }
@@ -206,8 +222,7 @@ impl Roster {
     pub(crate) fn remove(&mut self, slot: usize, now_ns: u64) {
         let Some(client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
         self.board.clear_entry(slot);
-        self.count -= 1;
-        self.board.set_clients(self.count);
+        self.recount();
         for place in client.places() {
             self.gpus.tell(place, Event::Left(client.id(slot)), now_ns, &mut self.board);
             self.gpus.leave(place, &mut self.board);
@@ -231,6 +246,7 @@ impl Roster {
         let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return Ok(()) };
         client.entry.gpus |= added;
         client.watched = Watched::default();
+        self.look_ns = 0;
         let joined = Event::Joined(client.id(slot), client.standing());
         self.gpus.tell(added.trailing_zeros() as usize, joined, now_ns, &mut self.board);
         self.note(slot);
@@ -242,6 +258,7 @@ impl Roster {
     pub(crate) fn set(&mut self, slot: usize, to: &Entry, follows: bool, now_ns: u64) {
         let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return };
         let Entry { priority, limit, weight, class, .. } = *to;
+        self.followers = self.followers + usize::from(follows) - usize::from(client.follows);
         client.follows = follows;
         client.entry = Entry { priority, limit, weight, class, ..client.entry };
         if client.job.is_none() {
@@ -272,31 +289,23 @@ impl Roster {
                 client.watched = Watched::default();
             }
         }
+        self.look_ns = 0;
         Ok(())
     }
 
-    /// Does what is due at this moment: looks at the pages, and tells policies that time has passed.
-    pub(crate) fn tick(&mut self, now_ns: u64) {
-        let watched = self.gpus.watched();
-        for (slot, client) in self.clients.iter_mut().enumerate() {
-            let Some(client) = client.as_mut().filter(|client| client.entry.gpus & watched != 0) else { continue };
-            let id = client.id(slot);
-            for event in client.watched.look(&client.page, id, now_ns).into_iter().flatten() {
-                for place in client.places() {
-                    self.gpus.tell(place, event, now_ns, &mut self.board);
-                }
-            }
-        }
-        self.gpus.pass_time(now_ns, &mut self.board);
-        if now_ns.saturating_sub(self.suggested_ns) >= SUGGESTION_NS {
-            self.suggested_ns = now_ns;
-            self.follow_suggestions(now_ns);
-        }
+    /// Notes which slots are taken, after a change, and that all are to be looked at.
+    fn recount(&mut self) {
+        let taken = self.clients.iter().enumerate().filter_map(|(slot, client)| client.as_ref().map(|_| slot));
+        self.taken = taken.collect();
+        self.followers = self.iter().filter(|(_, client)| client.follows).count();
+        self.board.set_clients(self.taken.len());
+        self.look_ns = 0;
     }
 
     /// Gives those who follow it the priority of the class that their behaviour suggests, their limit permitting.
     fn follow_suggestions(&mut self, now_ns: u64) {
-        for slot in 0..self.clients.len() {
+        for place in 0..self.taken.len() {
+            let Some(slot) = self.taken.get(place).copied() else { break };
             let Some(client) = self.client(slot).filter(|client| client.follows) else { continue };
             let figures = client.page.figures();
             let class = figures.class_suggested.filter(|_| client.page.check().is_ok());
@@ -308,22 +317,6 @@ impl Roster {
                 self.set(slot, &entry, true, now_ns);
             }
         }
-    }
-
-    /// When something is due next.
-    pub(crate) fn wake_ns(&self, now_ns: u64) -> Option<u64> {
-        let watched = self.gpus.watched();
-        let looks = self.iter().filter(|(_, client)| client.entry.gpus & watched != 0);
-        let look_ns = looks.map(|(_, client)| client.watched.look_again_ns(now_ns)).min();
-        let follows = self.iter().any(|(_, client)| client.follows);
-        let suggestion_ns = follows.then(|| self.suggested_ns.saturating_add(SUGGESTION_NS));
-        let look_ns = look_ns.into_iter().chain(suggestion_ns).min();
-        let (Some(look_ns), Some(wake_ns)) = (look_ns, self.gpus.wake_ns()) else {
-            return look_ns.or(self.gpus.wake_ns());
-        };
-        // A look can wait a little for the end of a turn, and one wake-up do for both; not the other way round, since a turn that
-        // has ended is everybody's until the next begins.
-        Some(if wake_ns.saturating_sub(look_ns) < LOOK_SLACK_NS { wake_ns } else { look_ns })
     }
 
     fn is_welcome(&self, newcomer: &Newcomer, most_of_user: Option<usize>) -> Result<(), Refusal> {
@@ -474,7 +467,7 @@ mod tests {
         }
     }
 
-    fn roster() -> (Roster, BoardView) {
+    pub(super) fn roster() -> (Roster, BoardView) {
         let board = Board::create(4, 1, 1, 1).unwrap();
         let seen = rustix::io::fcntl_dupfd_cloexec(board.descriptor().unwrap(), 3).unwrap();
         let start = |kind| match kind {
@@ -489,7 +482,7 @@ mod tests {
         Uuid([number; 16])
     }
 
-    fn newcomer(pid: u32, gpus: &[u8]) -> (Newcomer, OwnPage) {
+    pub(super) fn newcomer(pid: u32, gpus: &[u8]) -> (Newcomer, OwnPage) {
         let own = OwnPage::create(&Identity { pid, start_ticks: 1, generation: 1 }).unwrap();
         let passed = rustix::io::fcntl_dupfd_cloexec(own.descriptor().unwrap(), 3).unwrap();
         let newcomer = Newcomer {
@@ -528,7 +521,7 @@ mod tests {
         page.busy_until_ns.store(30 * MS, Relaxed);
         roster.tick(20 * MS);
         assert_eq!(turn(20 * MS), Turn::Client(0));
-        assert_eq!(roster.wake_ns(20 * MS), Some(22 * MS), "who wants is looked at more often");
+        assert_eq!(roster.wake_ns(20 * MS), Some(20 * MS + 1_800_000), "whose turn it is is looked at more often");
         roster.tick(50 * MS);
         assert_eq!(turn(50 * MS), Turn::Job(9), "the policy was woken");
         roster.remove(1, 60 * MS);

@@ -65,6 +65,8 @@ pub(crate) struct Server {
     unheard: BTreeSet<u64>,
     /// Whether accepting has stopped because no descriptor was left.
     is_deaf: bool,
+    /// Whether there is something that only time brings, as of the last round in which anything happened on connections.
+    has_house: bool,
     kept_house_ns: u64,
 }
 
@@ -90,6 +92,7 @@ impl Server {
             next: 0,
             unheard: BTreeSet::new(),
             is_deaf: false,
+            has_house: false,
             kept_house_ns: 0,
         })
     }
@@ -119,6 +122,7 @@ impl Server {
     }
 
     fn round(&mut self, events: &[Event], now_ns: u64) {
+        let mut is_busy = !events.is_empty() || !self.unheard.is_empty();
         for unheard in std::mem::take(&mut self.unheard) {
             self.hear(unheard, now_ns);
         }
@@ -129,12 +133,17 @@ impl Server {
                 token => self.attend((token - FIRST) / 2, (token - FIRST) % 2 == 1, event.flags, now_ns),
             }
         }
-        if now_ns.saturating_sub(self.kept_house_ns) >= HOUSEKEEPING_NS {
+        if self.has_house && now_ns.saturating_sub(self.kept_house_ns) >= HOUSEKEEPING_NS {
             self.kept_house_ns = now_ns;
             self.keep_house(now_ns);
+            is_busy = true;
         }
         self.roster.tick(now_ns);
-        self.spread(now_ns);
+        is_busy |= self.spread(now_ns);
+        // Most rounds are turns that end, and a look at all connections is as much as the rest of such a round.
+        if is_busy {
+            self.has_house = self.has_to_keep_house(now_ns);
+        }
     }
 
     /// How long to wait for something to happen.
@@ -142,7 +151,7 @@ impl Server {
         if !self.unheard.is_empty() {
             return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
         }
-        let house_ns = self.has_to_keep_house(now_ns).then(|| self.kept_house_ns.saturating_add(HOUSEKEEPING_NS));
+        let house_ns = self.has_house.then(|| self.kept_house_ns.saturating_add(HOUSEKEEPING_NS));
         let due_ns = house_ns.into_iter().chain(self.roster.wake_ns(now_ns)).min()?;
         let left_ns = due_ns.saturating_sub(now_ns);
         Some(Timespec {
@@ -283,13 +292,15 @@ impl Server {
     }
 
     /// Tells those whom it concerns what has changed about others. One that turns out to have gone when it is told is a change itself, of
-    /// which no other event would remind us.
-    fn spread(&mut self, now_ns: u64) {
+    /// which no other event would remind us. Whether there was anything.
+    fn spread(&mut self, now_ns: u64) -> bool {
+        let mut is_any = false;
         loop {
             let changed = self.roster.take_changed();
             if changed.is_empty() {
-                return;
+                return is_any;
             }
+            is_any = true;
             self.spread_changed(&changed, now_ns);
         }
     }

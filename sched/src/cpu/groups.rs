@@ -7,7 +7,7 @@
 
 use super::Changed;
 use super::journal::Record;
-use super::process::Obstacle;
+use super::process::{FULL_EVERY, Obstacle};
 use super::{niceness, tasks};
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +24,9 @@ struct Held {
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     held: BTreeMap<u64, Held>,
+    /// What the processes were to have when all groups had what follows from it, and how often they were not looked at since.
+    settled: Option<Vec<(u32, i32)>>,
+    glances: u32,
 }
 
 impl Groups {
@@ -38,16 +41,32 @@ impl Groups {
                 held.set = set;
             }
         }
-        Self { held }
+        Self { held, settled: None, glances: 0 }
     }
 
     /// Gives the groups of these processes what they are to have, and all others back what they had.
+    ///
+    /// Where these are as before, that is done every so many times only: each has a file of its own that tells its group.
     pub(super) fn adjust(&mut self, offsets: &[(u32, i32)], changed: &mut Changed<'_>) -> Result<(), Obstacle> {
-        let own = tasks::autogroup(std::process::id()).map(|(id, _)| id);
+        if self.settled.as_deref() == Some(offsets) && self.glances + 1 < FULL_EVERY {
+            self.glances += 1;
+            return Ok(());
+        }
+        (self.settled, self.glances) = (None, 0);
+        if self.adjust_all(offsets, changed)? && !offsets.is_empty() {
+            self.settled = Some(offsets.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is left that could not be done at this moment.
+    fn adjust_all(&mut self, offsets: &[(u32, i32)], changed: &mut Changed<'_>) -> Result<bool, Obstacle> {
+        let mut is_done = true;
         // For each group: a process in it, its nice value, and what all its clients agree on.
         let mut wanted: BTreeMap<u64, (u32, i32, i32)> = BTreeMap::new();
         let is_needed = offsets.iter().any(|(_, offset)| *offset != 0) || !self.held.is_empty();
         if is_needed && tasks::has_autogroups() {
+            let own = tasks::autogroup(std::process::id()).map(|(id, _)| id);
             for (pid, offset) in offsets {
                 let Some((id, nice)) = tasks::autogroup(*pid).filter(|(id, _)| Some(*id) != own) else { continue };
                 let (_, _, agreed) = wanted.entry(id).or_insert((*pid, nice, *offset));
@@ -61,7 +80,7 @@ impl Groups {
                 continue;
             }
             let held = *self.held.entry(*id).or_insert(Held { before: *nice, set: *nice, pid: *pid });
-            self.change(*id, *pid, *nice, niceness::nice(held.before, *offset), changed)?;
+            is_done &= self.change(*id, *pid, *nice, niceness::nice(held.before, *offset), changed)?;
             if *offset == 0 && self.held.get(id).is_some_and(|held| held.set == held.before) {
                 self.held.remove(id);
             }
@@ -73,14 +92,14 @@ impl Groups {
                 && let Some(pid) = member(id, held.pid)
                 && let Some((_, nice)) = tasks::autogroup(pid)
             {
-                self.change(id, pid, nice, held.before, changed)?;
+                is_done &= self.change(id, pid, nice, held.before, changed)?;
                 if self.held.get(&id).is_some_and(|held| held.set != held.before) {
                     continue;
                 }
             }
             self.held.remove(&id);
         }
-        Ok(())
+        Ok(is_done)
     }
 
     pub(super) fn is_changed(&self) -> bool {
@@ -93,15 +112,16 @@ impl Groups {
         changed.map(|(id, held)| Record::Group { id: *id, before: held.before, set: held.set })
     }
 
-    fn change(&mut self, id: u64, pid: u32, nice: i32, to: i32, changed: &mut Changed<'_>) -> Result<(), Obstacle> {
-        let Some(held) = self.held.get_mut(&id) else { return Ok(()) };
+    /// Whether that is done, or not to be.
+    fn change(&mut self, id: u64, pid: u32, nice: i32, to: i32, changed: &mut Changed<'_>) -> Result<bool, Obstacle> {
+        let Some(held) = self.held.get_mut(&id) else { return Ok(true) };
         if nice != held.set {
             // Somebody else has changed it since: it is as they want it.
             (held.before, held.set) = (nice, nice);
-            return Ok(());
+            return Ok(true);
         }
         if to == nice {
-            return Ok(());
+            return Ok(true);
         }
         if !changed.may_set(pid, to.min(held.before)) {
             return Err(Obstacle::NoRight);
@@ -113,11 +133,13 @@ impl Groups {
         match tasks::set_autogroup(pid, to) {
             Ok(()) => held.set = to,
             // Too many of these at once, or the process has just ended: the next time.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ESRCH) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ESRCH) => {
+                return Ok(false);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(Obstacle::Io(e)),
         }
-        Ok(())
+        Ok(true)
     }
 }
 

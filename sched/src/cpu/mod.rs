@@ -130,7 +130,11 @@ impl CpuSide {
             obstacles.push((0, obstacle));
         }
         // Of those that have gone, what could not be put back is tried again.
-        self.processes.retain(|key, process| process.lives() && (present.contains_key(key) || process.is_changed()));
+        self.processes.retain(|key, process| match present.get(key) {
+            Some(0) => !process.is_at_rest(),
+            Some(_) => true,
+            None => process.is_changed() && process.lives(),
+        });
         obstacles.into_iter().for_each(|(pid, obstacle)| self.complain(pid, &obstacle));
         self.tidy();
     }

@@ -17,9 +17,10 @@ use std::io;
 /// How often all threads are gone through until none is new. One that makes threads faster than that is left to the next time.
 const PASSES: usize = 8;
 
-/// Every so many times each thread is looked at, and children are; in between it is only seen whether there are new ones. A thread's
-/// stat costs some 10 us, its name in a list some 100 ns, and a program may have hundreds.
-const FULL_EVERY: u32 = 4;
+/// Every so many times each thread is looked at, and children are; in between it is only seen whether there are as many as before, which
+/// the process's own stat tells together with its start time. A thread's stat costs some 10 us, and a list of them some 20 us and more;
+/// one that was born in the place of another began with the nice value of its maker, and is written down with the next full look.
+pub(super) const FULL_EVERY: u32 = 4;
 
 /// What we know of a thread.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +101,11 @@ impl Process {
         self.is_restless || self.threads.values().any(|held| held.set != held.before && !held.is_others)
     }
 
+    /// Whether all of it is as it was, and was so still when it was looked at again.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.settled == Some(0) && self.glances > 0 && !self.is_changed()
+    }
+
     /// What its threads had before that were given `set`.
     pub(super) fn before(&self, set: i32) -> Option<i32> {
         self.given.get(&set).copied()
@@ -125,12 +131,15 @@ impl Process {
                 self.threads.clear();
                 return Ok(());
             }
+            let before: Vec<u32> = self.threads.keys().copied().collect();
             let (wanted, inherited) = self.look(offset);
             if !inherited.is_empty() {
                 changed.journal.append(&inherited).map_err(Obstacle::Io)?;
             }
-            // A list that is read while threads come and go may miss one whose maker ends meanwhile: it counts if it is then the same twice.
-            if wanted.is_empty() && self.is_complete() && self.is_complete() {
+            // A list that is read while threads come and go may miss one whose maker ends meanwhile: it counts if none have, or if it is then the same
+            // twice.
+            let is_as_before = || self.threads.keys().eq(&before) && self.is_as_known();
+            if wanted.is_empty() && (is_as_before() || self.is_complete() && self.is_complete()) {
                 self.settled = Some(offset);
                 break;
             }
@@ -141,9 +150,9 @@ impl Process {
         Ok(())
     }
 
-    /// Whether no thread is new.
+    /// Whether it has as many threads as we know.
     fn is_as_known(&self) -> bool {
-        self.lives() && tasks::tids(self.pid).all(|tid| self.threads.contains_key(&tid))
+        tasks::started(self.pid) == Some((self.start, self.threads.len()))
     }
 
     /// Whether its threads are those that we know, and no others.

@@ -1,5 +1,6 @@
 //! What /proc says about threads, autogroups and limits (proc(5)), and the system's calls that change them.
 
+use aishim_observe::procfs::read_line;
 use rustix::process::Pid;
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +19,7 @@ pub(super) struct Task {
 
 /// The thread `tid` of process `pid`; none where it is gone.
 pub(super) fn task(pid: u32, tid: u32) -> Option<Task> {
-    parse(tid, &fs::read(format!("/proc/{pid}/task/{tid}/stat")).ok()?)
+    parse(tid, &read_line(&format!("/proc/{pid}/task/{tid}/stat"))?)
 }
 
 fn parse(tid: u32, stat: &[u8]) -> Option<Task> {
@@ -36,6 +37,16 @@ fn parse(tid: u32, stat: &[u8]) -> Option<Task> {
         nice: field(19)?.parse().ok()?,
         is_ordinary: !has_ended && (policy == libc::SCHED_OTHER || policy == libc::SCHED_BATCH),
     })
+}
+
+/// When process `pid` began, in clock ticks since boot, and how many threads it has; none where it is gone.
+pub(super) fn started(pid: u32) -> Option<(u64, usize)> {
+    let stat = read_line(&format!("/proc/{pid}/stat"))?;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    // Fields 20 and 22; the first behind the name is the third.
+    let mut fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace().skip(17);
+    let threads = fields.next()?.parse().ok()?;
+    Some((fields.nth(1)?.parse().ok()?, threads))
 }
 
 /// All threads of process `pid`; none where it is gone.
@@ -123,8 +134,8 @@ pub(super) fn has_autogroups() -> bool {
 
 /// The autogroup of a process and its nice value; none where it has none.
 pub(super) fn autogroup(pid: u32) -> Option<(u64, i32)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/autogroup")).ok()?;
-    let (id, nice) = text.trim().strip_prefix("/autogroup-")?.split_once(" nice ")?;
+    let line = read_line(&format!("/proc/{pid}/autogroup"))?;
+    let (id, nice) = std::str::from_utf8(&line).ok()?.trim().strip_prefix("/autogroup-")?.split_once(" nice ")?;
     Some((id.parse().ok()?, nice.parse().ok()?))
 }
 
@@ -148,6 +159,9 @@ mod tests {
         assert!(own.is_ordinary && (-20..=19).contains(&own.nice));
         assert!((-20..=20).contains(&lowest_nice(pid)));
         assert_eq!(parent(pid), Some(std::os::unix::process::parent_id()));
+        let (start, threads) = started(pid).unwrap();
+        assert!(start == own.start && threads > 0);
+        assert_eq!(started(0x7fff_fff0), None);
         assert_eq!(tasks(0x7fff_fff0), []);
     }
 

@@ -1,5 +1,7 @@
 //! A client process: this test program, started anew, which does what it is told on its standard input.
 
+use aishim_abi::board::Turn;
+use aishim_abi::board_reader::BoardView;
 use aishim_abi::channel::{Channel, ChannelError};
 use aishim_abi::client_page::{Identity, OwnPage};
 use aishim_abi::message::{Answer, AskStatus, Gpus, Hello, Job, Request, UsesGpu, Version};
@@ -16,6 +18,8 @@ struct State {
     directory: PathBuf,
     channel: Option<Channel>,
     page: Option<OwnPage>,
+    /// The board, and our slot there.
+    board: Option<(BoardView, u32)>,
     idle: Vec<Channel>,
 }
 
@@ -54,6 +58,7 @@ impl State {
             ["random", seed] => self.say_nonsense(seed.parse().unwrap()),
             ["scribble", seed] => self.scribble(seed.parse().unwrap()),
             ["want", limit_ms] => self.want(Duration::from_millis(limit_ms.parse().unwrap())),
+            ["take-turns", limit_ms] => self.take_turns(Duration::from_millis(limit_ms.parse().unwrap())),
             ["fork"] => self.leave_to_child(),
             ["thread"] => begin_thread(),
             ["churn", limit_ms] => {
@@ -92,8 +97,11 @@ impl State {
             Err(e) => return format!("error {e}"),
         };
         let descriptor = self.page.as_ref().unwrap().descriptor();
-        let answer = channel.ask(&Request::from(hello), descriptor, LIMIT);
+        let mut answer = channel.ask(&Request::from(hello), descriptor, LIMIT);
         self.channel = Some(channel);
+        if let Ok((Answer::Welcome(welcome), Some(board))) = &mut answer {
+            self.board = Some((BoardView::open(board.try_clone().unwrap()).unwrap(), welcome.slot));
+        }
         told(answer)
     }
 
@@ -174,8 +182,7 @@ impl State {
         let begun = Instant::now();
         page.is_waiting.store(1, Relaxed);
         while begun.elapsed() < limit {
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            let now_ns = (now.tv_sec * 1_000_000_000 + now.tv_nsec).cast_unsigned();
+            let now_ns = monotonic_ns();
             page.renewed_ns.store(now_ns, Relaxed);
             page.busy_until_ns.store(now_ns + 5_000_000, Relaxed);
             page.used_ns.fetch_add(500_000, Relaxed);
@@ -183,6 +190,36 @@ impl State {
         }
         page.is_waiting.store(0, Relaxed);
         "wanted".to_owned()
+    }
+
+    /// Behaves for so long like a gate: works while it has the turn, and sleeps until the turn changes while it has not.
+    fn take_turns(&self, limit: Duration) -> String {
+        use std::sync::atomic::Ordering::Relaxed;
+        let (Some((board, slot)), Some(page)) = (&self.board, self.page.as_ref().and_then(OwnPage::page)) else {
+            return "no client".to_owned();
+        };
+        let (begun, mut taken, mut had) = (Instant::now(), 0, false);
+        while begun.elapsed() < limit {
+            let rank = board.entry(*slot as usize).unwrap().rank;
+            let seen = board.changes(0, rank);
+            let now_ns = monotonic_ns();
+            let (turn, until_ns) = board.turn(0, rank, now_ns);
+            let has = turn == Turn::Everybody || turn == Turn::of(*slot, 0);
+            (taken, had) = (taken + u32::from(has && !had), has);
+            page.is_waiting.store((!has).into(), Relaxed);
+            if has {
+                page.renewed_ns.store(now_ns, Relaxed);
+                page.busy_until_ns.store(now_ns + 5_000_000, Relaxed);
+                page.launched_ns.fetch_add(500_000, Relaxed);
+                page.used_ns.fetch_add(500_000, Relaxed);
+                std::thread::sleep(Duration::from_micros(500));
+            } else {
+                page.busy_until_ns.store(now_ns, Relaxed);
+                board.wait(0, rank, Turn::of(*slot, 0), seen, until_ns);
+            }
+        }
+        page.is_waiting.store(0, Relaxed);
+        format!("turns {taken}")
     }
 
     /// Says for so long that it uses all of the GPU.
@@ -210,6 +247,11 @@ impl State {
         }
         format!("child {child}")
     }
+}
+
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec * 1_000_000_000 + now.tv_nsec).cast_unsigned()
 }
 
 /// Begins a thread that does the same, and ends; until then.

@@ -273,6 +273,11 @@ pub(super) fn rank() -> Priority {
     Priority::new(RANK.load(Relaxed)).unwrap_or(Priority::NORMAL)
 }
 
+/// The turn that is ours.
+pub(super) fn own_turn() -> Turn {
+    Turn::from_word(TURN.load(Relaxed), SLOTS)
+}
+
 /// Others' memory, where there ever was any.
 pub(super) fn places() -> Option<&'static Places> {
     PLACES.get()

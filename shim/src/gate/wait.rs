@@ -130,7 +130,7 @@ fn for_turn(places: &Places, page: &Page, gpu: usize) {
     if left_ns < SPIN_NS {
         return spin();
     }
-    places.board.wait(gpu, situation::rank(), seen, Duration::from_nanos(left_ns));
+    places.board.wait(gpu, situation::rank(), situation::own_turn(), seen, until_ns);
     if clock::monotonic_ns() >= until_ns && places.board.changes(gpu, situation::rank()) == seen {
         timed_out(page);
     }
