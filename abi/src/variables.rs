@@ -67,6 +67,12 @@ pub const ALL: &[Variable] = &[
         text: "Where launches that have to give way wait: on the GPU, with the program running ahead, or in the program.",
     },
     Variable {
+        name: "AISHIM_GATE_JOBS",
+        values: SWITCH,
+        default: "off",
+        text: "Also holds back processes of a job on several GPUs; with collectives that measured worse than letting them pass.",
+    },
+    Variable {
         name: "AISHIM_JOB",
         values: Values::Path,
         default: "TORCHELASTIC_RUN_ID",

@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) job: String,
     /// Whether launches that have to give way are queued behind a wait on the GPU.
     pub(crate) is_gate_on_gpu: bool,
+    /// Whether a process of a job on several GPUs is held back.
+    pub(crate) is_job_gated: bool,
     /// Whether copies of pageable memory are staged.
     pub(crate) copying: bool,
     /// Whether GPU time is sampled.
@@ -100,6 +102,7 @@ impl Config {
             weight_wished: number(c"AISHIM_WEIGHT").map(|number| number as u32),
             job: job(),
             is_gate_on_gpu: raw(c"AISHIM_GATE").is_none_or(|v| v != b"wait"),
+            is_job_gated: raw(c"AISHIM_GATE_JOBS").is_some_and(|v| v == b"on"),
             copying: raw(c"AISHIM_COPY").is_none_or(|v| v != b"off"),
             sampling: raw(c"AISHIM_SAMPLE").is_none_or(|v| v != b"off"),
             directory: raw(c"AISHIM_DIR").map(|v| OsString::from_vec(v.to_vec())),

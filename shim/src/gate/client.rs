@@ -76,6 +76,7 @@ pub(crate) fn configure(config: &Config) {
     let uid = unsafe { libc::geteuid() };
     let directory = directory::path(config.directory.clone(), uid);
     ahead::configure(config.is_gate_on_gpu);
+    situation::configure(config.is_job_gated);
     let priority = config.priority_wished.and_then(Priority::new);
     let weight = config.weight_wished.and_then(Weight::new);
     *WISHES.lock() = Some(Wishes { directory, class: config.class, priority, weight, job: Job::new(&config.job) });

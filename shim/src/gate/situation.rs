@@ -35,8 +35,14 @@ static PLACES: OnceLock<Places> = OnceLock::new();
 static GPUS: AtomicU64 = AtomicU64::new(0);
 static JOB_GPUS: AtomicU64 = AtomicU64::new(0);
 
-/// There are others in its job.
+/// Others of its job are on other GPUs; and whether it is held back then.
 static HAS_PARTNERS: AtomicBool = AtomicBool::new(false);
+static IS_JOB_GATED: AtomicBool = AtomicBool::new(false);
+
+/// `AISHIM_GATE_JOBS`.
+pub(super) fn configure(is_job_gated: bool) {
+    IS_JOB_GATED.store(is_job_gated, Relaxed);
+}
 
 /// The rank that counts, and the word of the turn that is ours.
 static RANK: AtomicU32 = AtomicU32::new(0);
@@ -119,6 +125,9 @@ pub(super) fn look_beyond(now_ns: u64, after_ns: Option<u64>) -> Result<Room, Cl
 #[inline]
 fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, Closed> {
     let Some(places) = PLACES.get() else { return Ok(Room::Unbounded) };
+    if is_free() {
+        return Ok(Room::Unbounded);
+    }
     let (mut room, mut ordered, mut left, own) = (Room::Unbounded, 0, JOB_GPUS.load(Relaxed), GPUS.load(Relaxed));
     while left != 0 {
         let gpu = left.trailing_zeros() as usize;
@@ -163,6 +172,12 @@ fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, 
 #[inline]
 fn has_turns(gate: &Gate) -> bool {
     !(mps::is_on() && gate.waits_for_peers)
+}
+
+/// Whether nothing holds this process back, since what it launches may be what others of its job wait for, awake, on GPUs where somebody more important is.
+#[inline]
+fn is_free() -> bool {
+    has_partners() && !IS_JOB_GATED.load(Relaxed)
 }
 
 /// Whether other processes may wait for what this one launches, as collectives do (NCCL).
@@ -313,13 +328,10 @@ pub(super) fn read_own(slot: usize, generation: u64, now_ns: u64) -> bool {
 
 /// The GPUs of all of its job.
 fn of_job(board: &BoardView, own: &Entry) -> u64 {
-    if own.job == 0 {
-        HAS_PARTNERS.store(false, Relaxed);
-        return own.gpus;
-    }
-    let members = board.entries().map(|(_, entry)| entry).filter(|entry| entry.job == own.job);
-    let (count, gpus) = members.fold((0, own.gpus), |(count, gpus), entry| (count + 1, gpus | entry.gpus));
-    HAS_PARTNERS.store(count > 1, Relaxed);
+    let is_of_it = |entry: &Entry| own.job != 0 && entry.job == own.job;
+    let members = (own.job != 0).then(|| board.entries().map(|(_, entry)| entry).filter(is_of_it));
+    let gpus = members.into_iter().flatten().fold(own.gpus, |gpus, entry| gpus | entry.gpus);
+    HAS_PARTNERS.store(gpus != own.gpus, Relaxed);
     gpus
 }
 
@@ -447,6 +459,8 @@ mod tests {
         assert!(!has_partners());
         read_own(3, 7, now);
         assert!(has_partners());
+        assert_eq!(look(now), Ok(Room::Unbounded), "of a job on several GPUs: not held back but on request");
+        configure(true);
         assert_eq!(look(now), Err(Closed::Partner { slot: 0, until_ns: now + MS }), "held back as one");
         places.peers.clear(0).unwrap();
         board.set_turn(0, 20, Turn::Client(5), now + MS);

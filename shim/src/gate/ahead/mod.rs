@@ -31,6 +31,7 @@ mod words;
 
 use super::activity;
 use super::backlog;
+use super::situation;
 use super::wait::{self, Punctual};
 use crate::clock;
 use crate::cuda::sys;
@@ -233,6 +234,12 @@ fn attend() {
 /// What takes longer than estimated while others have the GPU may stand behind them: it is looked at in such steps.
 const DRAIN_NS: u64 = 20_000;
 
+/// How long is slept where that much is left by the estimate. Half of it: where others' time is in the estimate, all is done before. Of kernels that wait for other processes' it says
+/// nothing at all.
+fn nap_ns(left_ns: u64) -> u64 {
+    (left_ns / 2).min(if situation::has_partners() { DRAIN_NS } else { wait::LONGEST_NS })
+}
+
 /// Lets through what waits, until nothing does.
 fn wait_for(mut next: Next, page: &Page) {
     /// No longer also after a panic.
@@ -250,10 +257,7 @@ fn wait_for(mut next: Next, page: &Page) {
             Next::Closed { after_ns } => wait::for_others(page, after_ns),
             Next::Draining { ns: 0 } => wait::sleep(DRAIN_NS),
             Next::Held => wait::sleep(wait::STEP_NS),
-            // Half of it: where others' time is in the estimate, all is done before.
-            Next::Later { ns } | Next::Draining { ns } if ns > wait::FAR_NS => {
-                wait::sleep((ns / 2).min(wait::LONGEST_NS));
-            }
+            Next::Later { ns } | Next::Draining { ns } if ns > wait::FAR_NS => wait::sleep(nap_ns(ns)),
             Next::Later { .. } | Next::Draining { .. } => wait::spin(),
         }
         let mut queue = QUEUE.lock();
