@@ -1,6 +1,7 @@
 /* Works until SIGTERM: launches of so many NANOSECONDS, waiting for them after every EVERYth (0: never) and then pausing for so many
  * MICROSECONDS. With a fourth number other than 0 each launch is followed by one of a larger block that takes so many NANOSECONDS, and with a fifth
- * the next launch is made so many MICROSECONDS later. With a sixth each pause is followed by a copy of so many BYTES of pinned memory to the device, which is waited for. */
+ * the next launch is made so many MICROSECONDS later. With a sixth each pause is followed by a copy of so many BYTES of pinned memory to the device, which is waited for,
+ * and with a seventh that many are copied back before it, each waited for. */
 #include "program.h"
 #include <signal.h>
 
@@ -18,6 +19,7 @@ int main(int argc, char **argv)
     int every = atoi(argv[2]), pause_us = atoi(argv[3]);
     unsigned long long other_ns = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
     int between_us = argc > 5 ? atoi(argv[5]) : 0;
+    int results = argc > 7 ? atoi(argv[7]) : 0;
     size_t copied = argc > 6 ? strtoull(argv[6], NULL, 10) : 0;
     CUdeviceptr device = 0;
     void *host = NULL;
@@ -38,6 +40,8 @@ int main(int argc, char **argv)
             usleep(between_us);
         if (every != 0 && i % every == 0) {
             CHECK(cuStreamSynchronize(stream));
+            for (int k = 0; k < results; k++)
+                CHECK(cuMemcpyDtoH_v2(host, device, copied));
             if (pause_us != 0)
                 usleep(pause_us);
             if (copied != 0)

@@ -122,6 +122,8 @@ enum { PORTABLE = 1, DEVICEMAP = 2, WRITECOMBINED = 4 };
       (CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long)) \
     X(cuMemUnmap, "cuMemUnmap", 10020, (CUdeviceptr, size_t)) \
     X(cuMemSetAccess, "cuMemSetAccess", 10020, (CUdeviceptr, size_t, const CUmemAccessDesc *, size_t)) \
+    X(cuStreamWaitValue32_v2, "cuStreamWaitValue32", 11070, (CUstream, CUdeviceptr, unsigned, unsigned)) \
+    X(cuStreamWriteValue32_v2, "cuStreamWriteValue32", 11070, (CUstream, CUdeviceptr, unsigned, unsigned)) \
     X(cuMemHostAlloc, "cuMemHostAlloc", 2020, (void **, size_t, unsigned)) \
     X(cuMemAllocHost_v2, "cuMemAllocHost", 3020, (void **, size_t)) \
     X(cuMemFreeHost, "cuMemFreeHost", 2000, (void *)) \

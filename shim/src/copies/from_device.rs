@@ -21,7 +21,7 @@ pub(super) fn carry(ring: &mut Ring, copy: &OnStream, plan: &Plan, threads: usiz
         }
         let before = (sent, opened, moved);
         while sent < chunks && sent - moved < slots && ring.is_free(offer.route.slot(sent))? {
-            gate::chunk(plan.chunk(sent).1);
+            gate::chunk(plan.chunk(sent).1, true);
             // It may have waited there.
             if is_exiting() {
                 continue 'copy;

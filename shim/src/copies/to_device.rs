@@ -69,7 +69,7 @@ fn send(ring: &mut Ring, offer: &Offer, copy: &OnStream, chunk: usize) -> Result
     let slot = offer.route.slot(chunk);
     let (start, bytes) = offer.route.plan.chunk(chunk);
     let device = (copy.transfer.device + start) as u64;
-    gate::chunk(bytes);
+    gate::chunk(bytes, false);
     // It may have waited there.
     if is_exiting() {
         return Err(Stop::Exiting { done_bytes: start });

@@ -91,6 +91,7 @@ pub(super) fn page() -> Option<&'static Page> {
 #[inline]
 pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     let Some(page) = page() else { return false };
+    begins(page, now_ns);
     is_busy_for(page, cost_ns, now_ns);
     bump(&page.launched_ns, cost_ns);
     backlog::ran(cost_ns);
@@ -101,20 +102,30 @@ pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
 }
 
 /// A copy over the bus is made: the process is busy, and has used nothing that others were kept from.
-pub(super) fn copies(cost_ns: u64, now_ns: u64) {
+///
+/// One whose call waits is the end of something and no beginning: where a request has two results, the second copy would else be a request of its own, a moment after the first.
+pub(super) fn copies(cost_ns: u64, now_ns: u64, waits: bool) {
     let Some(page) = page() else { return };
+    if !waits {
+        begins(page, now_ns);
+    }
     is_busy_for(page, cost_ns, now_ns);
     if now_ns.wrapping_sub(page.renewed_ns.load(Relaxed)) > RENEW_NS {
         renew(page, now_ns);
     }
 }
 
-/// Work of so much comes on top of what there is.
+/// Something is launched, which may begin a request.
 #[inline]
-fn is_busy_for(page: &Page, cost_ns: u64, now_ns: u64) {
+fn begins(page: &Page, now_ns: u64) {
     if habits::launches(now_ns) {
         urgency::begins(page, now_ns);
     }
+}
+
+/// Work of so much comes on top of what there is.
+#[inline]
+fn is_busy_for(page: &Page, cost_ns: u64, now_ns: u64) {
     let before_ns = ESTIMATE_NS.load(Relaxed);
     if before_ns <= now_ns {
         BURST_NS.store(now_ns, Relaxed);

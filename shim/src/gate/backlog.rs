@@ -166,9 +166,13 @@ pub(super) fn limit_ns(cost_ns: u64, now_ns: u64, tight_ns: u64, kept_ns: u64) -
     } else {
         LOOSE_NS.min(prospect.until_ns.saturating_sub(now_ns)).max(tight_ns)
     };
-    let wider_ns =
-        if now_ns < OPEN_UNTIL_NS.load(Relaxed) { tight_ns << STUCK.load(Relaxed).min(MOST_STUCK) } else { 0 };
+    let wider_ns = if is_wider(now_ns) { tight_ns << STUCK.load(Relaxed).min(MOST_STUCK) } else { 0 };
     Some(limit_ns.saturating_add(wider_ns))
+}
+
+/// Whether the bound is wider for a while, since nothing completed.
+pub(super) fn is_wider(now_ns: u64) -> bool {
+    now_ns < OPEN_UNTIL_NS.load(Relaxed)
 }
 
 /// Whether a kernel is not to be begun while somebody is due.

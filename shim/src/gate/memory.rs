@@ -134,20 +134,20 @@ fn on_device_in_company(kind: Kind, bytes: usize, on: (sys::CUstream, Hook), cal
     status
 }
 
-/// The same for a copy from or to the host.
+/// The same for a copy from or to the host, whose call returns when it is done if it `waits`.
 #[inline]
-pub(crate) fn with_host(bytes: usize, on: (sys::CUstream, Hook), call: impl FnOnce() -> Status) -> Status {
+pub(crate) fn with_host(bytes: usize, waits: bool, on: (sys::CUstream, Hook), call: impl FnOnce() -> Status) -> Status {
     if bytes >= LEAST_HOST_BYTES && mode::mode() & mode::IN_COMPANY != 0 {
-        enter_host_copy(bytes, on);
+        enter_host_copy(bytes, waits, on);
     }
     call()
 }
 
 /// The next part of a copy of ours may be sent. Waits in the program, which waits for such a copy anyhow; no lock is held, and helpers sleep meanwhile.
 #[inline]
-pub(crate) fn chunk(bytes: usize) {
+pub(crate) fn chunk(bytes: usize, waits: bool) {
     if mode::mode() & mode::IN_COMPANY != 0 {
-        wait_and_tell(bytes);
+        wait_and_tell(bytes, waits);
     }
 }
 
@@ -181,22 +181,23 @@ fn leave(entered: &Entered, stream: usize, status: Status) {
 
 #[cold]
 #[inline(never)]
-fn enter_host_copy(bytes: usize, (stream, hook): (sys::CUstream, Hook)) {
+fn enter_host_copy(bytes: usize, waits: bool, (stream, hook): (sys::CUstream, Hook)) {
     if !applies() {
         return;
     }
     fenced(|| {
         let now_ns = activity::monotonic_ns(clock::now());
         match go_ahead(now_ns, SUBMITTED_NS, streams::key(address(stream), hook)) {
+            Some(Joined::Queued) if waits => {}
             Some(Joined::Queued) => activity::queued(now_ns),
-            Some(Joined::Told | Joined::Released) => activity::copies(told_ns(bytes), now_ns),
-            None => wait_and_tell(bytes),
+            Some(Joined::Told | Joined::Released) => activity::copies(told_ns(bytes), now_ns, waits),
+            None => wait_and_tell(bytes, waits),
         }
     });
 }
 
 #[cold]
-fn wait_and_tell(bytes: usize) {
+fn wait_and_tell(bytes: usize, waits: bool) {
     if !applies() {
         return;
     }
@@ -204,7 +205,7 @@ fn wait_and_tell(bytes: usize) {
     if situation::look(now_ns).is_err() {
         wait::while_closed();
     }
-    activity::copies(told_ns(bytes), activity::monotonic_ns(clock::now()));
+    activity::copies(told_ns(bytes), activity::monotonic_ns(clock::now()), waits);
 }
 
 /// For how long a copy over the bus makes the process busy.

@@ -135,7 +135,7 @@ fn copy_linear(
         let is_candidate = copies::is_candidate(&transfer);
         match is_candidate.then(|| fenced(|| copies::carry(hook, stream, transfer))).flatten() {
             Some(status) => status,
-            None => gate::with_host(transfer.bytes, (stream, hook), call),
+            None => gate::with_host(transfer.bytes, waits, (stream, hook), call),
         }
     };
     copy(hook, call, stream, waits, account)
@@ -166,7 +166,7 @@ fn copy_between(
 ) -> Status {
     let call = || match (from, to) {
         (Place::Device, Place::Device) => gate::on_device(MemoryWork::Copy, bytes, (stream, hook), call),
-        (Place::Device, _) | (_, Place::Device) => gate::with_host(bytes, (stream, hook), call),
+        (Place::Device, _) | (_, Place::Device) => gate::with_host(bytes, waits, (stream, hook), call),
         _ => call(),
     };
     copy(hook, call, stream, waits, || count_copy(from, to, bytes))

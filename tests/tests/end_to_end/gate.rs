@@ -309,15 +309,15 @@ fn an_idle_process_says_when_it_will_be_back() {
     end(eager);
 }
 
-/// As PyTorch's `x.cuda()`, a copy to the device that returns once it is done ends no request: else the pause before the request's kernel would be next to nothing, and the
-/// service would seem to be back at any moment.
+/// A service whose requests begin with a copy to the device and end with two results, each of which is waited for. The second result was taken for a request of its own, a moment after
+/// the first, so that the service seemed to be back at any moment.
 #[test]
-fn a_request_that_begins_with_a_copy_is_one() {
+fn a_request_with_copies_at_its_ends_is_one() {
     let sandbox = Sandbox::new();
     let coordinator = Coordinator::start(&sandbox.directory());
     let mut command = sandbox.shimmed(Program::new("company").build());
     command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", "80");
-    let service = sandbox.start(command.args(["500000", "1", "10000", "0", "0", "1048576"]));
+    let service = sandbox.start(command.args(["500000", "1", "10000", "0", "0", "1048576", "2"]));
     // Else nobody is in company, and says nothing.
     let other = company(&sandbox, 5, 100, 1, 1_000);
     is_client(&sandbox, &service, 1);
@@ -392,6 +392,31 @@ fn under_mps_only_the_less_important_wait() {
     });
     end(one);
     end(two);
+}
+
+/// What is out waits for what is kept back until it is done: nothing completes, and the bound has to open there too.
+#[test]
+fn streams_that_wait_for_each_other_go_on_under_mps() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let mut command = sandbox.shimmed(Program::new("streams_meet").build());
+    command.env("SIMCUDA_COSTS", "h200").env("SIMCUDA_MPS", "1").env("AISHIM_PRIORITY", "20");
+    let meeting = sandbox.start(&mut command);
+    let other = company(&sandbox, 20, 100, 0, 0);
+    let important = company(&sandbox, 80, 100, 1, 50_000);
+    for running in [&meeting, &other, &important] {
+        is_client(&sandbox, running, 1);
+    }
+    let slot = coordinator.seen(other.child.id()).expect("a client").slot;
+    let launched = || coordinator.seen(meeting.child.id()).map_or(0, |seen| seen.launched_ns);
+    let before = launched();
+    wait_until("it goes on while others of its rank have the turn", || {
+        coordinator.give_turn(Priority::NORMAL, Turn::Client(slot), monotonic_ns() + 99_000_000);
+        launched() > before + 200 * 100_000
+    });
+    end(important);
+    end(other);
+    end(meeting);
 }
 
 /// A kernel that fits only where nothing else is queued, behind one that is too short for a mark of its own. The bound widened where nothing was seen done for

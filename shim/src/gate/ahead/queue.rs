@@ -282,7 +282,8 @@ impl Queue {
             Ok(Room::Unbounded) => return None,
             Ok(room) => self.is_crowded = room == Room::Crowded,
         }
-        if self.is_crowded && self.is_any_out() {
+        // Where nothing completes, what is out may be waiting for what is kept back.
+        if self.is_crowded && self.is_any_out() && !backlog::is_wider(now_ns) {
             return Some(Next::Later { ns: out_ns });
         }
         let held_ns = if self.held_ns == 0 { 0 } else { now_ns.saturating_sub(self.held_ns) };
