@@ -13,6 +13,8 @@ struct Gpu {
     order: Box<dyn Order>,
     /// Who has a turn, by rank.
     turns: Vec<(u32, Turn)>,
+    /// Until when all its gates are open, or were.
+    open_until_ns: u64,
 }
 
 /// All of them, by their places on the board.
@@ -24,8 +26,8 @@ pub(crate) struct Gpus {
     watched: u64,
     /// Whether a turn has changed since that was last asked.
     has_turned: bool,
-    /// Until when all gates are open that were opened last.
-    open_until_ns: u64,
+    /// Whether all gates of one were opened since that was last asked.
+    has_opened: bool,
     /// The policy of those that come later.
     policy: PolicyKind,
     start: Start,
@@ -49,7 +51,7 @@ impl Gpus {
             used: 0,
             watched: 0,
             has_turned: false,
-            open_until_ns: 0,
+            has_opened: false,
             policy,
             start,
             decisions: Vec::new(),
@@ -106,7 +108,8 @@ impl Gpus {
                     board.set_turn(place, rank.number() as usize, turn, until_ns.saturating_add(TURN_GRACE_NS));
                 }
                 Decision::Open { until_ns } => {
-                    self.open_until_ns = until_ns;
+                    gpu.open_until_ns = until_ns;
+                    self.has_opened |= until_ns > now_ns;
                     board.set_open(place, until_ns);
                 }
             }
@@ -142,9 +145,15 @@ impl Gpus {
         self.has_turned
     }
 
-    /// Until when all gates are open that were opened last. Where two GPUs' are at a time, it is the later opening's.
-    pub(crate) fn open_until_ns(&self) -> u64 {
-        self.open_until_ns
+    /// Whether all gates of one were opened since that was last asked.
+    pub(crate) fn take_opened(&mut self) -> bool {
+        std::mem::take(&mut self.has_opened)
+    }
+
+    /// Whether all gates are open of one of those GPUs, given as bits.
+    pub(crate) fn is_any_open(&self, gpus: u64, now_ns: u64) -> bool {
+        let is_open = |place: usize| self.places.get(place)?.as_ref().map(|gpu| now_ns < gpu.open_until_ns);
+        bits(gpus & self.used).any(|place| is_open(place) == Some(true))
     }
 
     /// All turns that are somebody's.
@@ -198,7 +207,7 @@ impl Gpus {
         let order = (self.start)(self.policy)?;
         board.set_gpu(place, uuid);
         board.set_policy(place, self.policy, order.is_by_rank());
-        *self.places.get_mut(place)? = Some(Gpu { uuid, clients: 0, order, turns: Vec::new() });
+        *self.places.get_mut(place)? = Some(Gpu { uuid, clients: 0, order, turns: Vec::new(), open_until_ns: 0 });
         Some(place)
     }
 }

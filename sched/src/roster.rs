@@ -244,9 +244,15 @@ impl Roster {
         }
         let added = self.enter_gpus([uuid].into_iter())?;
         let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return Ok(()) };
+        // All of them are told anew what it wants, and those it used before keep no word of it.
+        let (before, id) = (client.places(), client.id(slot));
         client.entry.gpus |= added;
         client.watched = Watched::default();
         self.look_ns = 0;
+        for place in before {
+            self.gpus.tell(place, Event::Idle(id), now_ns, &mut self.board);
+        }
+        let Some(client) = self.client(slot) else { return Ok(()) };
         let joined = Event::Joined(client.id(slot), client.standing());
         self.gpus.tell(added.trailing_zeros() as usize, joined, now_ns, &mut self.board);
         self.note(slot);

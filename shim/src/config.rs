@@ -125,8 +125,19 @@ fn usual_priority() -> u64 {
 /// `AISHIM_JOB`, else what torchrun calls its runs, which all of its processes have in common.
 fn job() -> String {
     let named = |name| raw(name).filter(|value| !value.is_empty());
-    let job = named(c"AISHIM_JOB").or_else(|| named(c"TORCHELASTIC_RUN_ID"));
-    job.map(|job| String::from_utf8_lossy(job).into_owned()).unwrap_or_default()
+    match (named(c"AISHIM_JOB"), named(c"TORCHELASTIC_RUN_ID")) {
+        (Some(job), _) => String::from_utf8_lossy(job).into_owned(),
+        (None, Some(run)) => {
+            torch_job(run, [c"MASTER_ADDR", c"MASTER_PORT"].map(|name| named(name).unwrap_or_default()))
+        }
+        (None, None) => String::new(),
+    }
+}
+
+/// A run of torchrun that was given no id has this one, as any other of the kind (torch.distributed.run, `--rdzv-id`); where its processes meet is its own.
+fn torch_job(run: &[u8], [address, port]: [&[u8]; 2]) -> String {
+    let text = String::from_utf8_lossy;
+    if run == b"none" { format!("none at {}:{}", text(address), text(port)) } else { text(run).into_owned() }
 }
 
 impl PoolSettings {
@@ -164,5 +175,16 @@ fn complain() {
             let (values, default) = (variable.values, variable.default);
             log::once(format_args!("{shown}={value} is not {values}; the default is used, {default}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_torchrun_without_an_id_are_told_apart() {
+        assert_eq!(torch_job(b"7", [b"localhost", b"29500"]), "7");
+        assert_eq!(torch_job(b"none", [b"127.0.0.1", b"29500"]), "none at 127.0.0.1:29500");
     }
 }

@@ -19,10 +19,9 @@ impl Roster {
         } else {
             self.look_at_holders(now_ns);
         }
-        let open_until_ns = self.gpus.open_until_ns();
         self.gpus.pass_time(now_ns, &mut self.board);
         // Those who waited may launch, and are looked at more often until they have had what the gates were opened for.
-        if self.gpus.open_until_ns() > open_until_ns {
+        if self.gpus.take_opened() {
             self.look_ns = 0;
         }
         // Whoever has got the turn may have fallen idle while it waited.
@@ -51,7 +50,7 @@ impl Roster {
             if turns_ns.saturating_sub(at_ns) < slack_ns { turns_ns } else { at_ns }
         };
         let is_watched = self.gpus.watched() != 0;
-        let slack_ns = if now_ns < self.gpus.open_until_ns() { TURN_SLACK_NS } else { LOOK_SLACK_NS };
+        let slack_ns = if self.gpus.is_any_open(u64::MAX, now_ns) { TURN_SLACK_NS } else { LOOK_SLACK_NS };
         let look_ns = if is_watched { with_turns(self.look_ns, slack_ns) } else { u64::MAX };
         let holders =
             self.holders.iter().filter_map(|slot| Some(self.client(*slot)?.watched.look_again_ns(May::Launch)));
@@ -70,7 +69,7 @@ impl Roster {
             if client.entry.gpus & watched != 0 {
                 let may = match self.holders.contains(&slot) {
                     true => May::Launch,
-                    false if now_ns < self.gpus.open_until_ns() => May::LaunchWithAll,
+                    false if self.gpus.is_any_open(client.entry.gpus, now_ns) => May::LaunchWithAll,
                     false => May::Wait,
                 };
                 let again_ns = self.look(slot, may, now_ns);
@@ -126,7 +125,7 @@ mod tests {
     use aishim_abi::board_reader::BoardView;
     use aishim_abi::board_writer::Board;
     use aishim_abi::client_page::OwnPage;
-    use aishim_abi::rank::{PolicyKind, Priority};
+    use aishim_abi::rank::{PolicyKind, Priority, Uuid};
     use std::sync::atomic::Ordering::Relaxed;
 
     const MS: u64 = 1_000_000;
@@ -158,36 +157,70 @@ mod tests {
         assert_eq!(turn(6 * MS), Turn::Everybody);
     }
 
-    /// What the gates were opened for is over when those who waited have had it, and they are not looked at for 40 ms while they wait.
+    /// What the gates were opened for is over when those who waited have had it, and they are not looked at for 40 ms while they wait:
+    /// who has had what the gates were opened for is seen to, also where those of another GPU opened before and have closed again.
     #[test]
     fn all_are_looked_at_when_all_gates_open() {
         let board = Board::create(8, 1, 1, 1).unwrap();
         let seen = BoardView::open(rustix::io::fcntl_dupfd_cloexec(board.descriptor().unwrap(), 3).unwrap()).unwrap();
         let mut roster = Roster::new(board, Gpus::new(PolicyKind::Priority).unwrap());
-        let pages: Vec<OwnPage> = [80, 20, 20]
-            .into_iter()
-            .enumerate()
-            .map(|(pid, priority)| {
-                let (mut client, page) = newcomer(11 + pid as u32, &[1]);
-                client.priority = Priority::new(priority).unwrap();
-                page.page().unwrap().is_waiting.store(1, Relaxed);
-                roster.admit(client, None, 0).unwrap();
-                page
-            })
-            .collect();
-        let (mut now_ns, mut opened_ns) = (0, 0);
-        while now_ns < 99 * MS {
-            roster.tick(now_ns);
-            if opened_ns == 0 && seen.gpu(0, now_ns).unwrap().is_open {
-                opened_ns = now_ns;
-                pages[1].page().unwrap().used_ns.store(3 * MS, Relaxed);
+        let mut pages: Vec<OwnPage> = Vec::new();
+        let (mut now_ns, mut opened_ns, mut closed_ns) = (0, [0; 2], [0; 2]);
+        while closed_ns.contains(&0) && now_ns < 150 * MS {
+            // One more important and two that wait on each of two GPUs, 4 ms later on the second.
+            if pages.len() < 6 && now_ns >= pages.len() as u64 / 3 * 4 * MS {
+                for priority in [80, 20, 20] {
+                    let (mut client, page) = newcomer(11 + pages.len() as u32, &[1 + pages.len() as u8 / 3]);
+                    client.priority = Priority::new(priority).unwrap();
+                    page.page().unwrap().is_waiting.store(1, Relaxed);
+                    roster.admit(client, None, now_ns).unwrap();
+                    pages.push(page);
+                }
             }
-            if opened_ns != 0 && !seen.gpu(0, now_ns).unwrap().is_open {
-                break;
+            roster.tick(now_ns);
+            for gpu in 0..2 {
+                let is_open = seen.gpu(gpu, now_ns).is_some_and(|gpu| gpu.is_open);
+                if opened_ns[gpu] == 0 && is_open {
+                    opened_ns[gpu] = now_ns;
+                    pages[3 * gpu + 1].page().unwrap().used_ns.store(3 * MS, Relaxed);
+                }
+                if opened_ns[gpu] != 0 && closed_ns[gpu] == 0 && !is_open {
+                    closed_ns[gpu] = now_ns;
+                }
             }
             now_ns = roster.wake_ns(now_ns).unwrap().max(now_ns + 1);
         }
-        assert_eq!(opened_ns, 75 * MS);
-        assert!(now_ns <= opened_ns + 8 * MS, "closed after {} us", (now_ns - opened_ns) / 1_000);
+        assert_eq!(opened_ns[0], 75 * MS);
+        assert!(opened_ns[1] > opened_ns[0] && opened_ns[1] < 85 * MS, "{opened_ns:?}");
+        for gpu in 0..2 {
+            let open_us = (closed_ns[gpu] - opened_ns[gpu]) / 1_000;
+            assert!(open_us <= 8_000, "GPU {gpu} closed after {open_us} us");
+        }
+    }
+
+    /// It had fallen idle since it was last looked at, and the GPU that it used before went on giving it turns.
+    #[test]
+    fn one_that_uses_another_gpu_is_still_idle_on_the_first() {
+        let board = Board::create(8, 1, 1, 1).unwrap();
+        let seen = BoardView::open(rustix::io::fcntl_dupfd_cloexec(board.descriptor().unwrap(), 3).unwrap()).unwrap();
+        let mut roster = Roster::new(board, Gpus::new(PolicyKind::Priority).unwrap());
+        let admit = |roster: &mut Roster, pid| {
+            let (client, page) = newcomer(pid, &[1]);
+            page.page().unwrap().is_waiting.store(1, Relaxed);
+            (roster.admit(client, None, 0).unwrap(), page)
+        };
+        let clients: Vec<_> = (11..14).map(|pid| admit(&mut roster, pid)).collect();
+        let (mut now_ns, mut had) = (0, 0);
+        while now_ns < 200 * MS {
+            roster.tick(now_ns);
+            if now_ns >= 50 * MS && clients[0].1.page().unwrap().is_waiting.swap(0, Relaxed) == 1 {
+                roster.use_gpu(clients[0].0, Uuid([2; 16]), now_ns).unwrap();
+                roster.tick(now_ns);
+            }
+            let turn = seen.turn(0, Priority::NORMAL, now_ns).0;
+            had += u32::from(now_ns > 60 * MS && turn == Turn::Client(clients[0].0 as u32));
+            now_ns = roster.wake_ns(now_ns).unwrap().max(now_ns + 1);
+        }
+        assert_eq!(had, 0);
     }
 }

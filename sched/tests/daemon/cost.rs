@@ -49,6 +49,7 @@ fn tell_cost(daemon: &Daemon, state: &str, time: Duration) {
     let threads: Vec<String> = threads.collect();
     let percent = all_ns as f64 / took.as_nanos() as f64 * 100.0;
     println!("{state}: {percent:.2} % of a core; {}", threads.join(", "));
+    assert!(percent < 50.0);
 }
 
 /// 64 clients of these ranks, in turn, on one GPU.
