@@ -157,8 +157,8 @@ mod tests {
         assert_eq!(turn(6 * MS), Turn::Everybody);
     }
 
-    /// What the gates were opened for is over when those who waited have had it, and they are not looked at for 40 ms while they wait:
-    /// who has had what the gates were opened for is seen to, also where those of another GPU opened before and have closed again.
+    /// What the gates were opened for is over when those who waited have had it, and they are not looked at for 40 ms while they wait: that is seen to
+    /// also where those of another GPU opened before and close meanwhile.
     #[test]
     fn all_are_looked_at_when_all_gates_open() {
         let board = Board::create(8, 1, 1, 1).unwrap();
@@ -182,6 +182,9 @@ mod tests {
                 let is_open = seen.gpu(gpu, now_ns).is_some_and(|gpu| gpu.is_open);
                 if opened_ns[gpu] == 0 && is_open {
                     opened_ns[gpu] = now_ns;
+                }
+                // Those of the first have had their part when the second opens, those of the second 4 ms later.
+                if opened_ns[1] != 0 && now_ns >= opened_ns[1] + gpu as u64 * 4 * MS {
                     pages[3 * gpu + 1].page().unwrap().used_ns.store(3 * MS, Relaxed);
                 }
                 if opened_ns[gpu] != 0 && closed_ns[gpu] == 0 && !is_open {
@@ -194,7 +197,7 @@ mod tests {
         assert!(opened_ns[1] > opened_ns[0] && opened_ns[1] < 85 * MS, "{opened_ns:?}");
         for gpu in 0..2 {
             let open_us = (closed_ns[gpu] - opened_ns[gpu]) / 1_000;
-            assert!(open_us <= 8_000, "GPU {gpu} closed after {open_us} us");
+            assert!(open_us <= 12_000, "GPU {gpu} closed after {open_us} us");
         }
     }
 
