@@ -1,6 +1,6 @@
 /* Works until SIGTERM without a launch: operations of so many KIB on memory, waiting for them after every EVERYth (0: never) and then pausing for so many
  * MICROSECONDS. What they do: "set" and "copy" memory of the device, copy "to" it and "from" it from and to page-locked memory, "to_now" and "from_now" with calls
- * that wait from and to pageable memory. */
+ * that wait from and to pageable memory; "refused" sets more than there is. */
 #include "program.h"
 #include <signal.h>
 
@@ -39,6 +39,8 @@ int main(int argc, char **argv)
             CHECK(cuMemcpyHtoDAsync_v2(memory, pinned, bytes, stream));
         else if (strcmp(what, "from") == 0)
             CHECK(cuMemcpyDtoHAsync_v2(pinned, memory, bytes, stream));
+        else if (strcmp(what, "refused") == 0)
+            ASSERT(cuMemsetD32Async(memory, i, (size_t)1 << 44, stream) != 0);
         else if (strcmp(what, "to_now") == 0)
             CHECK(cuMemcpyHtoD_v2(memory, pageable, bytes));
         else

@@ -64,7 +64,8 @@
 //! A ring is taken off its shelf for one copy and put back after it. A copy that finds none takes the driver's way, and
 //! another ring is made in the background up to [`plan::RINGS`] a context. A ring dies with its context: one that is
 //! put back after that finds its shelf gone and is dropped without a driver call. A caller that never comes back (a
-//! signal handler jumped out of it) has lost its ring, and no more.
+//! signal handler jumped out of it) has lost its ring, and where it waited at the gate then, the process counts as one that waits there from then on. A copy that is held back at the
+//! gate keeps its ring: further ones take the driver's way.
 
 mod crew;
 mod from_device;

@@ -101,6 +101,18 @@ pub(super) fn launched(cost_ns: u64, now_ns: u64) -> bool {
     backlog::is_mark_due(page.launched_ns.load(Relaxed))
 }
 
+/// The driver has refused what was launched last: nobody waits for it, and it is charged to nobody.
+pub(super) fn refused(cost_ns: u64) {
+    let Some(page) = page() else { return };
+    let estimate_ns = ESTIMATE_NS.load(Relaxed);
+    let rest_ns = estimate_ns.saturating_sub(cost_ns);
+    ESTIMATE_NS.store(rest_ns, Relaxed);
+    page.launched_ns.store(page.launched_ns.load(Relaxed).saturating_sub(cost_ns), Relaxed);
+    if page.busy_until_ns.load(Relaxed) == estimate_ns {
+        page.busy_until_ns.store(rest_ns, Relaxed);
+    }
+}
+
 /// A copy over the bus is made: the process is busy, and has used nothing that others were kept from.
 ///
 /// One whose call waits is the end of something and no beginning: where a request has two results, the second copy would else be a request of its own, a moment after the first.

@@ -32,7 +32,7 @@
 //! whole GPU also in a MIG instance, and nothing of what the driver's kernels make of it); *the strata of launches* (their counts and histograms are those of kernels, which people read as such).
 
 use super::ahead::Joined;
-use super::{activity, admit, backlog, go_ahead, situation, wait};
+use super::{Admitted, activity, admit, backlog, go_ahead, situation, wait};
 use crate::clock;
 use crate::cuda::{Status, address, sys};
 use crate::fence::fenced;
@@ -110,6 +110,8 @@ struct Timed {
 struct Entered {
     cost_ns: u64,
     is_mark_due: bool,
+    /// The cost stands on the page already.
+    is_told: bool,
     is_timed: bool,
 }
 
@@ -165,7 +167,8 @@ fn enter(kind: Kind, bytes: usize, stream: usize) -> Option<Entered> {
     let now_ns = activity::monotonic_ns(clock::now());
     let admitted = admit(now_ns, cost_ns, stream);
     let is_timed = class(kind, bytes).is_some() && TIMED.begin(kind, bytes, stream as sys::CUstream, now_ns);
-    Some(Entered { cost_ns, is_mark_due: admitted.is_mark_due, is_timed })
+    let Admitted { is_mark_due, is_told, .. } = admitted;
+    Some(Entered { cost_ns, is_mark_due, is_told, is_timed })
 }
 
 #[cold]
@@ -174,7 +177,12 @@ fn leave(entered: &Entered, stream: usize, status: Status) {
     if entered.is_timed {
         TIMED.stopwatch.end(handle, clock::now(), status.is_ok());
     }
-    if entered.is_mark_due && status.is_ok() {
+    if !status.is_ok() {
+        // Of a size that the program made up, say.
+        if entered.is_told {
+            activity::refused(entered.cost_ns);
+        }
+    } else if entered.is_mark_due {
         backlog::mark(handle, entered.cost_ns);
     }
 }

@@ -126,22 +126,24 @@ pub(crate) fn idle() {
 struct Admitted {
     has_waited: bool,
     is_mark_due: bool,
+    /// Its cost stands on the page already.
+    is_told: bool,
 }
 
 /// Lets a launch on, at once, or once it may where it has to wait on the processor; and tells others of it, unless it waits on the GPU.
 #[inline]
 fn admit(now_ns: u64, cost_ns: u64, stream: usize) -> Admitted {
-    let told = Admitted { has_waited: false, is_mark_due: false };
+    let told = Admitted { has_waited: false, is_mark_due: false, is_told: true };
     match go_ahead(now_ns, cost_ns, stream) {
         Some(Joined::Told) => told,
         Some(Joined::Queued) => {
             activity::queued(now_ns);
-            told
+            Admitted { is_told: false, ..told }
         }
         None if !may_go(now_ns, cost_ns) => {
             fenced(|| wait::wait(cost_ns, stream as sys::CUstream));
             let is_mark_due = activity::launched(cost_ns, activity::monotonic_ns(clock::now()));
-            Admitted { has_waited: true, is_mark_due }
+            Admitted { has_waited: true, is_mark_due, ..told }
         }
         Some(Joined::Released) | None => Admitted { is_mark_due: activity::launched(cost_ns, now_ns), ..told },
     }

@@ -101,6 +101,19 @@ impl Pair {
         };
         self.exposed = is_idle && !(beyond_doubt && hold::take_engine(stream, context));
         self.held = is_idle && hold::is_possible() && hold::put(stream);
+        self.start_on(stream)
+    }
+
+    /// The same where a gap before the operation does not matter: nothing is put before the event to avoid one, and nothing learnt of how long that lasts.
+    pub(super) fn begin_unheld(&mut self, stream: sys::CUstream, context: usize) -> bool {
+        if !self.is_ready(context) {
+            return false;
+        }
+        (self.exposed, self.held) = (false, false);
+        self.start_on(stream)
+    }
+
+    fn start_on(&mut self, stream: sys::CUstream) -> bool {
         if !driver::event_record(self.start, stream).is_ok() {
             return false;
         }

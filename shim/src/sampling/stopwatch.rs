@@ -23,7 +23,7 @@ impl Stopwatch {
             return false;
         }
         let Some(_section) = Section::enter() else { return false };
-        pair.begin(stream, driver::context(), false)
+        pair.begin_unheld(stream, driver::context())
     }
 
     /// Puts the second event behind the operation, whose call ended at `called` ticks, where it was made.

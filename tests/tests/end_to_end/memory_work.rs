@@ -92,6 +92,23 @@ fn an_important_one_that_only_sets_or_copies_memory_holds_others_back() {
     }
 }
 
+/// A memset of a size that the driver refuses was told of for 100 ms, which others waited for, and charged.
+#[test]
+fn what_the_driver_refuses_is_not_charged() {
+    let sandbox = Sandbox::new();
+    let coordinator = Coordinator::start(&sandbox.directory());
+    let refused = moves(&sandbox, 80, ["refused", "1024", "1", "3000"], &[]);
+    is_client(&sandbox, &refused, 1);
+    let other = program(&sandbox, "company", 5, &["100000", "0", "0"], &[]);
+    is_client(&sandbox, &other, 1);
+    goes_on(&sandbox, &refused, "set", 100);
+    // One may be at it.
+    let launched_ns = coordinator.seen(refused.child.id()).map_or(u64::MAX, |seen| seen.launched_ns);
+    assert!(launched_ns <= 100_000_000, "{launched_ns}");
+    end(refused);
+    end(other);
+}
+
 /// What it takes is measured and not only reckoned: this GPU is a thousand times slower than the one it is reckoned for.
 #[test]
 fn what_a_memset_takes_is_learnt() {
