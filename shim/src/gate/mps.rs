@@ -18,12 +18,22 @@ const MPS_ENABLED: u32 = 133;
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
-/// There is a context on a device. MPS serves a process on all of its GPUs or on none.
+/// Where a client of MPS finds its server: this, else the directory that NVIDIA's documentation names (Multi-Process Service, environment variables).
+const PIPES: &str = "CUDA_MPS_PIPE_DIRECTORY";
+const USUAL_PIPES: &str = "/tmp/nvidia-mps";
+
+/// There is a context on a device. MPS serves a process on all of its GPUs or on none. The attribute alone would do by its documentation, but was seen set under MPS only
+/// and not yet looked at without it; to take no turns where the GPU is shared in time slices would cost those more important what the gate is for.
 pub(super) fn note(device: i32) {
     let mut is_on = 0;
     if driver::device_attribute(&raw mut is_on, MPS_ENABLED, device).is_ok() {
-        IS_ON.store(is_on != 0, Relaxed);
+        IS_ON.store(is_on != 0 && has_pipes(), Relaxed);
     }
+}
+
+fn has_pipes() -> bool {
+    let pipes = std::env::var_os(PIPES).unwrap_or_else(|| USUAL_PIPES.into());
+    std::path::Path::new(&pipes).is_dir()
 }
 
 /// Whether others have the GPU at the same time.

@@ -50,6 +50,11 @@ fn waiting(sandbox: &Sandbox, priority: u32, [kernel_us, other_us]: [u64; 2]) ->
     sandbox.start(command.args(numbers.map(|number| number.to_string())))
 }
 
+/// A driver that says that MPS shares its GPU, and a directory in which a client would find its server.
+fn under_mps(sandbox: &Sandbox, command: &mut std::process::Command) {
+    command.env("SIMCUDA_MPS", "1").env("CUDA_MPS_PIPE_DIRECTORY", sandbox.directory());
+}
+
 fn signal(running: &Running, number: i32) {
     // SAFETY: kill(2) of a child that was not waited for yet.
     unsafe { libc::kill(running.child.id() as i32, number) };
@@ -366,7 +371,8 @@ fn under_mps_only_the_less_important_wait() {
     let coordinator = Coordinator::start(&sandbox.directory());
     let start = |priority: u32| {
         let mut command = sandbox.shimmed(Program::new("company").build());
-        command.env("SIMCUDA_COSTS", "h200").env("SIMCUDA_MPS", "1").env("AISHIM_PRIORITY", priority.to_string());
+        command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", priority.to_string());
+        under_mps(&sandbox, &mut command);
         sandbox.start(command.args(["100000", "0", "0"]))
     };
     let (one, two) = (start(20), start(20));
@@ -400,7 +406,8 @@ fn streams_that_wait_for_each_other_go_on_under_mps() {
     let sandbox = Sandbox::new();
     let coordinator = Coordinator::start(&sandbox.directory());
     let mut command = sandbox.shimmed(Program::new("streams_meet").build());
-    command.env("SIMCUDA_COSTS", "h200").env("SIMCUDA_MPS", "1").env("AISHIM_PRIORITY", "20");
+    command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", "20");
+    under_mps(&sandbox, &mut command);
     let meeting = sandbox.start(&mut command);
     let other = company(&sandbox, 20, 100, 0, 0);
     let important = company(&sandbox, 80, 100, 1, 50_000);
