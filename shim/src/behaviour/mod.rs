@@ -1,5 +1,6 @@
-//! What the process's behaviour looks like, as a class: watched by the thread that listens to the coordinator, from counters that are
-//! there anyway, a few times a second. A launch does nothing for it.
+//! What the process's behaviour looks like, as a class, from counters that are there anyway, a few times a second: watched by the thread that listens to the coordinator, and where there
+//! is none, so that there is no such thread, by the program's own when they have just waited or visit a kernel for a sample.
+//! An ordinary launch does nothing for it.
 //!
 //! | module | what lives there |
 //! | --- | --- |
@@ -10,16 +11,52 @@
 
 mod watch;
 
+use crate::clock;
 use crate::handlers::streams;
 use crate::hook::Hook;
 use crate::segment::{self, segment};
 use aishim_abi::layout::HookKind;
 use aishim_abi::rank::{Class, ClassReason};
 use aishim_abi::statistics::Statistic;
-use std::sync::atomic::Ordering::Relaxed;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use watch::{Sample, Watch};
 
-/// What was seen of the process since the conversation began; the listening thread's own.
+/// Without a coordinator, how often the program's threads look, in nanoseconds; as often as a sample is taken into account.
+const AGAIN_NS: u64 = watch::INTERVAL_NS;
+
+/// When they look again, by time stamps in nanoseconds; `u64::MAX` while the listening thread does, and before there is anything to look at.
+static AGAIN_AT_NS: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// What they have seen.
+static SEEN: Mutex<Option<Behaviour>> = Mutex::new(None);
+
+/// The listening thread looks from now on, or no longer does.
+pub(crate) fn attend(is_attended: bool) {
+    let mut seen = SEEN.lock();
+    // Made here, since a launch may be what looks next.
+    *seen = (!is_attended).then(Behaviour::new);
+    AGAIN_AT_NS.store(if is_attended { u64::MAX } else { 0 }, Relaxed);
+}
+
+/// Looks where that is due and nobody else does.
+#[inline]
+pub(crate) fn look_by_the_way() {
+    let at_ns = AGAIN_AT_NS.load(Relaxed);
+    if at_ns != u64::MAX && clock::ns(clock::now()) >= at_ns {
+        look_now();
+    }
+}
+
+#[cold]
+fn look_now() {
+    let Some(mut seen) = SEEN.try_lock() else { return };
+    let Some(behaviour) = seen.as_mut() else { return };
+    behaviour.look(clock::monotonic_ns(), 0);
+    AGAIN_AT_NS.store(clock::ns(clock::now()).saturating_add(AGAIN_NS), Relaxed);
+}
+
+/// What was seen of the process since somebody began to look.
 pub(crate) struct Behaviour {
     watch: Watch,
 }

@@ -15,7 +15,7 @@ use aishim_abi::rank::{Class, ClassReason};
 use std::collections::VecDeque;
 
 /// How often a sample is taken, in nanoseconds.
-const INTERVAL_NS: u64 = 250_000_000;
+pub(super) const INTERVAL_NS: u64 = 250_000_000;
 
 /// What is judged is at least so long, in nanoseconds.
 const WINDOW_NS: u64 = 950_000_000;

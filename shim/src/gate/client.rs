@@ -9,7 +9,7 @@
 //! thread touches its socket it makes sure that it still is the one; the rest of the conversation is given up then, not closed.
 
 use super::{activity, ahead, backlog, mps, shown, situation};
-use crate::behaviour::Behaviour;
+use crate::behaviour::{self, Behaviour};
 use crate::clock;
 use crate::config::Config;
 use crate::fence::fenced;
@@ -79,6 +79,7 @@ pub(crate) fn configure(config: &Config) {
     situation::configure(config.is_job_gated);
     let priority = config.priority_wished.and_then(Priority::new);
     let weight = config.weight_wished.and_then(Weight::new);
+    behaviour::attend(false);
     *WISHES.lock() = Some(Wishes { directory, class: config.class, priority, weight, job: Job::new(&config.job) });
 }
 
@@ -259,6 +260,7 @@ impl Conversation {
         let number = channel.as_fd().as_raw_fd();
         let socket = identity(number).ok_or(Ended::Gone)?;
         SOCKET_INODE.store(socket.1, Relaxed);
+        behaviour::attend(true);
         // Pairs with the acquire in `disown`.
         SOCKET.store(number, Release);
         Ok(Self {
@@ -416,6 +418,7 @@ impl Drop for Conversation {
         mode::clear(mode::IN_COMPANY);
         backlog::unbind();
         shown::end();
+        behaviour::attend(false);
         situation::forget(self.peers.keys().copied());
         ahead::end_company();
         if let Some(channel) = self.channel.take()

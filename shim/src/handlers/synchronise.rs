@@ -1,5 +1,6 @@
 //! Waiting for work, and asking whether it is done: what ends a request.
 
+use crate::behaviour;
 use crate::cuda::{Status, address, sys};
 use crate::driver;
 use crate::fence::fenced;
@@ -82,5 +83,6 @@ fn waited() {
         sampling::synchronised(unsafe { &mut *thread });
     }
     pinned::tend();
+    behaviour::look_by_the_way();
     trace::note(What::Synchronise);
 }

@@ -44,6 +44,7 @@ pub(crate) use sampler::Sampler;
 pub(crate) use stopwatch::Stopwatch;
 pub(crate) use strata::{is_counted, settle_all, stratum_of, usual_ns};
 
+use crate::behaviour;
 use crate::clock;
 use crate::cuda::{Status, sys};
 use crate::fence::fenced;
@@ -146,6 +147,7 @@ pub(crate) fn launch(
             if let Some(sampler) = thread.sampler() {
                 sampler.after(handle, status, end);
             }
+            behaviour::look_by_the_way();
         });
     }
     // SAFETY: as above.

@@ -50,18 +50,28 @@ fn wait_for(sandbox: &Sandbox, pid: u32, known: impl Fn(&Value) -> bool) -> (Val
 fn a_server_and_training_jobs_are_told_apart() {
     let sandbox = Sandbox::new();
     let _daemon = Daemon::start(&sandbox, &[]);
+    told_apart(&sandbox);
+}
+
+/// There is no thread of ours then.
+#[test]
+fn they_are_without_a_coordinator_too() {
+    told_apart(&Sandbox::new());
+}
+
+fn told_apart(sandbox: &Sandbox) {
     for (what, arguments, class, reason) in [
         ("serves", SERVES, "inference", "short requests with idle time between them"),
         ("trains", TRAINS, "batch", "work on the GPU nearly all of the time"),
         ("never waits", NEVER_WAITS, "batch", "launches without end, and never waits for them"),
     ] {
-        let running = start(&sandbox, "", arguments);
+        let running = start(sandbox, "", arguments);
         let pid = running.child.id();
-        let (process, after) = wait_for(&sandbox, pid, |process| process["class_suggested"] == class);
+        let (process, after) = wait_for(sandbox, pid, |process| process["class_suggested"] == class);
         println!("{what}: {class} after {after:?}");
         assert_eq!(process["class_reason"], reason);
         assert_eq!(process["class"], Value::Null, "nobody has asked for one");
-        let page = aictl(&sandbox, &["stats", &pid.to_string()]).stdout;
+        let page = aictl(sandbox, &["stats", &pid.to_string()]).stdout;
         assert!(page.contains(&format!("its behaviour suggests {class}: {reason}")), "{page}");
         assert_eq!(process["priority"], 20, "what is suggested is not applied unasked");
     }
