@@ -146,3 +146,84 @@ pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> u32 {
     }
     0
 }
+
+succeed! {
+    cuMemHostRegister_v2(memory: *mut c_void, bytes: usize, flags: u32);
+    cuMemHostUnregister(memory: *mut c_void);
+}
+
+/// `cuMemHostGetDevicePointer`: the same address.
+///
+/// # Safety
+/// `address` is null or may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2(address: *mut u64, memory: *mut c_void, _flags: u32) -> u32 {
+    if !address.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { address.write(memory as u64) };
+    }
+    0
+}
+
+/// `cuCtxGetDevice`: the first.
+///
+/// # Safety
+/// `device` is null or may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuCtxGetDevice(device: *mut c_int) -> u32 {
+    if !device.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { device.write(0) };
+    }
+    0
+}
+
+/// `cuDeviceGetAttribute`: streams can wait for memory (122, `CAN_USE_64_BIT_STREAM_MEM_OPS`), and nothing else.
+///
+/// # Safety
+/// `value` is null or may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _device: c_int) -> u32 {
+    if !value.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { value.write((attribute == 122).into()) };
+    }
+    0
+}
+
+/// `CUstreamBatchMemOpParams`, of a 32-bit wait (1) or write (2).
+#[repr(C)]
+pub struct MemoryOp {
+    kind: u32,
+    address: u64,
+    value: u64,
+    _rest: [u64; 3],
+}
+
+/// `cuStreamBatchMemOp`: what is written stands there at once, and nobody waits.
+///
+/// # Safety
+/// There are so many operations, on memory that may be written.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case, reason = "the driver's own name")]
+pub unsafe extern "C" fn cuStreamBatchMemOp_v2(
+    _stream: *mut c_void,
+    count: u32,
+    operations: *const MemoryOp,
+    _flags: u32,
+) -> u32 {
+    for at in 0..count as usize {
+        // SAFETY: the caller's promise.
+        let operation = unsafe { &*operations.add(at) };
+        if operation.kind == 2 {
+            // SAFETY: the caller's promise; others read it as an atomic.
+            unsafe {
+                (*(operation.address as *const std::sync::atomic::AtomicU32)).store(operation.value as u32, Relaxed)
+            };
+        }
+    }
+    0
+}

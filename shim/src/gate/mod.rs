@@ -52,7 +52,6 @@ use crate::sampling;
 use crate::segment;
 use crate::thread::Thread;
 use ahead::Joined;
-use situation::Room;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// A launch in company.
@@ -155,7 +154,7 @@ fn go_ahead(now_ns: u64, cost_ns: u64, stream: usize) -> Option<Joined> {
     if !ahead::is_on() {
         return None;
     }
-    if situation::look(now_ns) == Ok(Room::Unbounded) {
+    if situation::is_unbounded(now_ns) {
         ahead::leave();
         return Some(Joined::Released);
     }
