@@ -2,7 +2,7 @@
 //! over it is the hook.
 
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Functions that only succeed, with their first arguments ignored.
 macro_rules! succeed {
@@ -220,9 +220,8 @@ pub unsafe extern "C" fn cuStreamBatchMemOp_v2(
         let operation = unsafe { &*operations.add(at) };
         if operation.kind == 2 {
             // SAFETY: the caller's promise; others read it as an atomic.
-            unsafe {
-                (*(operation.address as *const std::sync::atomic::AtomicU32)).store(operation.value as u32, Relaxed)
-            };
+            let word = unsafe { &*(operation.address as *const AtomicU32) };
+            word.store(operation.value as u32, Relaxed);
         }
     }
     0
