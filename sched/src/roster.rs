@@ -1,19 +1,21 @@
 //! Who is there: the clients by their slots, their jobs and GPUs, and the board kept up with all of it.
 //!
 //! Nothing here knows of sockets. Whatever changes about a client is noted in [`Roster::take_changed`]; the
-//! server then tells those whom it concerns. Whose page is looked at when is in `looks`.
+//! server then tells those whom it concerns. Whose page is looked at when is in `looks`, what a job means for its members in `jobs`.
 
+mod jobs;
 mod looks;
 
 use crate::gpus::Gpus;
 use crate::order::{ClientId, Event, Standing};
 use crate::telemetry::Present;
 use crate::watch::Watched;
-use aishim_abi::board::{Entry, JOB_MAX};
+use aishim_abi::board::Entry;
 use aishim_abi::board_writer::Board;
 use aishim_abi::client_page::PageView;
 use aishim_abi::message::{Gpus as NamedGpus, Job, Reason};
 use aishim_abi::rank::{Class, ClassReason, PolicyKind, Priority, Uuid, Weight};
+use jobs::Members;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -86,13 +88,6 @@ impl Client {
         let gpus = self.entry.gpus;
         (0..u64::BITS as usize).filter(move |place| gpus >> place & 1 != 0)
     }
-}
-
-/// A job and who is in it.
-#[derive(Debug)]
-struct Members {
-    number: u32,
-    slots: BTreeSet<usize>,
 }
 
 /// All clients.
@@ -348,62 +343,6 @@ impl Roster {
             bits |= 1_u64 << place;
         }
         Ok(bits)
-    }
-
-    fn join_job(&mut self, job: &(u32, Job), slot: usize) -> u32 {
-        let next = self.jobs_made % JOB_MAX + 1;
-        let members = self.jobs.entry(job.clone()).or_insert_with(|| {
-            self.jobs_made = next;
-            Members { number: next, slots: BTreeSet::new() }
-        });
-        members.slots.insert(slot);
-        members.number
-    }
-
-    fn leave_job(&mut self, job: &(u32, Job), slot: usize, now_ns: u64) {
-        let Some(members) = self.jobs.get_mut(job) else { return };
-        members.slots.remove(&slot);
-        match members.slots.first() {
-            Some(other) => {
-                let other = *other;
-                self.rank_job_of(other, now_ns);
-                self.note_job_of(other);
-                self.changed.insert(other);
-            }
-            None => drop(self.jobs.remove(job)),
-        }
-    }
-
-    /// Gives all of a client's job the rank of its least important: they wait for each other, so the one that waits longest
-    /// sets the pace anyway; and nobody is lifted by the job that they name.
-    fn rank_job_of(&mut self, slot: usize, now_ns: u64) {
-        let Some(members) = self.client(slot).and_then(|client| self.jobs.get(client.job.as_ref()?)) else { return };
-        let slots: Vec<usize> = members.slots.iter().copied().collect();
-        let priorities = slots.iter().filter_map(|slot| Some(self.client(*slot)?.entry.priority));
-        let Some(rank) = priorities.min() else { return };
-        for slot in slots {
-            let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { continue };
-            if client.entry.rank != rank {
-                client.entry.rank = rank;
-                self.tell_standing(slot, now_ns);
-                self.note(slot);
-            }
-        }
-    }
-
-    /// The GPUs on which somebody more important holds the client in `slot` back: those of its whole job, whose processes wait for each other.
-    pub(crate) fn gates_of(&self, slot: usize) -> u64 {
-        let gpus_of = |slot: usize| self.client(slot).map_or(0, |client| client.entry.gpus);
-        let members = self.client(slot).and_then(|client| self.jobs.get(client.job.as_ref()?));
-        members.map_or(0, |members| members.slots.iter().fold(0, |gpus, slot| gpus | gpus_of(*slot))) | gpus_of(slot)
-    }
-
-    /// Remembers that all of a client's job have to be told of others anew.
-    fn note_job_of(&mut self, slot: usize) {
-        let members = self.client(slot).and_then(|client| self.jobs.get(client.job.as_ref()?));
-        if let Some(members) = members.filter(|members| members.slots.len() > 1) {
-            self.changed.extend(&members.slots);
-        }
     }
 
     fn tell_standing(&mut self, slot: usize, now_ns: u64) {
