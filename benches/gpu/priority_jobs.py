@@ -338,11 +338,11 @@ def gemm(torch, device):
     return iterate
 
 
-def memory_work(operation):
-    """Ten operations on 256 MiB, then a synchronisation; without a kernel of its own."""
+def memory_work(operation, mebibytes):
+    """Operations on so much memory, 2.5 GiB in all, then a synchronisation; without a kernel of its own."""
 
     def make(torch, device):
-        size = MEMORY_BYTES if device == "cuda" else MEMORY_BYTES >> 8
+        size = mebibytes << (20 if device == "cuda" else 12)
         memory, other = (torch.ones(size, device=device, dtype=torch.uint8) for _ in range(2))
         host = torch.ones(size, dtype=torch.uint8, pin_memory=device == "cuda")
         synchronise = synchroniser(torch, device)
@@ -355,7 +355,7 @@ def memory_work(operation):
         }[operation]
 
         def iterate():
-            for _ in range(MEMORY_OPERATIONS):
+            for _ in range(MEMORY_MEBIBYTES // mebibytes):
                 operate()
             synchronise()
 
@@ -373,14 +373,14 @@ def driver_memset(torch, memory):
 
 
 GEMM_PRODUCTS = 10
-MEMORY_OPERATIONS = 10
-MEMORY_BYTES = 256 << 20
+MEMORY_MEBIBYTES = 2560
 BEST_EFFORT = {
     "train": train,
     "infer": infer_batches,
     "gemm": gemm,
     "allreduce": AllReduce,
-    **{kind: memory_work(kind) for kind in ("set", "copy", "upload", "download")},
+    **{kind: memory_work(kind, 256) for kind in ("set", "copy", "upload", "download")},
+    **{f"{kind}4": memory_work(kind, 4) for kind in ("upload", "download")},
 }
 
 

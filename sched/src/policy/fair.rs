@@ -14,7 +14,7 @@ pub(super) struct Fair {
 
 impl Default for Fair {
     fn default() -> Self {
-        Self { turns: Turns::default(), published: Turn::All, until_ns: u64::MAX }
+        Self { turns: Turns::new(), published: Turn::All, until_ns: u64::MAX }
     }
 }
 

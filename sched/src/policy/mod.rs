@@ -57,6 +57,7 @@ pub use self::{
     floor::{FLOOR_NS, OPENING_AT_NS, PERIOD_NS},
     gpu::Gpu,
     ids::{ClientId, JobId, PartyId, Priority, Weight},
+    priority::LONG_TURNS_BELOW,
     registry::Kind,
-    turns::{LEAST_CHARGE, TURN_NS},
+    turns::{LEAST_CHARGE, LONG_TURN_NS, TURN_NS},
 };

@@ -11,8 +11,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Decision, Group, PartyId, Priority, Turn, Weight, event::PartyEvent, floor::Floor, registry::Policy, turns::Turns,
+    Decision, Group, PartyId, Priority, Turn, Weight,
+    event::PartyEvent,
+    floor::Floor,
+    registry::Policy,
+    turns::{LONG_TURN_NS, TURN_NS, Turns},
 };
+
+/// Ranks below this, which the class `batch` has, take longer turns: nobody waits for their jobs.
+pub const LONG_TURNS_BELOW: u8 = 20;
 
 /// Equals take turns, so a kernel of a second is not paid for by a second of waiting for each of many others.
 const MOST_DEBT_NS: u64 = 100_000_000;
@@ -38,7 +45,7 @@ impl Policy for ByPriority {
             PartyEvent::Entered { party, priority, .. } => {
                 let group = self.group(priority);
                 self.groups.insert(party, group);
-                self.ranks.entry(group).or_default().turns.enter(party, Weight::NORMAL);
+                self.ranks.entry(group).or_insert_with(|| Rank::of(group)).turns.enter(party, Weight::NORMAL);
             }
             PartyEvent::Departed { party } => {
                 self.change(party, now_ns, decisions, |turns| turns.depart(party));
@@ -107,8 +114,9 @@ impl ByPriority {
     }
 }
 
-impl Default for Rank {
-    fn default() -> Self {
-        Self { turns: Turns::among_equals(MOST_DEBT_NS), published: (Turn::All, u64::MAX) }
+impl Rank {
+    fn of(group: Group) -> Self {
+        let longest_ns = if group.rank() < LONG_TURNS_BELOW { LONG_TURN_NS } else { TURN_NS };
+        Self { turns: Turns::among_equals(longest_ns, MOST_DEBT_NS), published: (Turn::All, u64::MAX) }
     }
 }

@@ -1,7 +1,8 @@
 //! What each policy promises by itself.
 
 use aischedd::policy::{
-    ClientId, Decision, Event, FLOOR_NS, JobId, Kind, Member, PERIOD_NS, PartyId, TURN_NS, Turn, Weight,
+    ClientId, Decision, Event, FLOOR_NS, JobId, Kind, LONG_TURN_NS, LONG_TURNS_BELOW, Member, PERIOD_NS, PartyId,
+    TURN_NS, Turn, Weight,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -51,6 +52,24 @@ fn under_priority_each_rank_has_turns_of_its_own() {
         .collect();
     assert_eq!(holders, [[true, false], [false, true], [true, false], [false, true]]);
     assert!(board.has_turn(PartyId::Client(first)));
+}
+
+/// Each change costs whoever is more important, and nobody waits for those.
+#[test]
+fn the_lowest_ranks_have_longer_turns() {
+    let turns_in = |rank: u8| {
+        let mut board = board("priority");
+        let equals = [wanting(&mut board, 0, rank, 100), wanting(&mut board, 1, rank, 100)];
+        let holders: Vec<_> = (1..=8u64)
+            .map(|turn| {
+                board.advance_to(turn * TURN_NS - 1);
+                equals.map(|client| board.has_turn(PartyId::Client(client)))
+            })
+            .collect();
+        1 + holders.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64
+    };
+    assert_eq!(turns_in(LONG_TURNS_BELOW), 8);
+    assert_eq!(turns_in(LONG_TURNS_BELOW - 1), 8 * TURN_NS / LONG_TURN_NS);
 }
 
 #[test]
