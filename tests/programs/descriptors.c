@@ -1,8 +1,10 @@
 /* Closes descriptors behind everybody's back and goes on: "late" and "early" close 3 to 1000 after or before the
  * context, "streams" closes the standard ones after it, "streams early" before it; "data" makes descriptor 2 a file of
- * data. What it has to say goes to the file named in the second argument. */
+ * data; "lowest" asks for the lowest free descriptor again and again for some seconds, and says how often it was another. What it has to say goes to the file named in the second argument. */
 #include "program.h"
 #include <fcntl.h>
+#include <stdlib.h>
+#include <time.h>
 
 static void close_range_of(int from, int to)
 {
@@ -41,6 +43,31 @@ static void report(const char *file, int outcome)
     ASSERT(write(to, text, length) == length);
 }
 
+static void watch_lowest(double seconds)
+{
+    int lowest, others = 0;
+    struct timespec begun, now;
+
+    /* Until what is done once is done. */
+    usleep(500 * 1000);
+    lowest = dup(0);
+    close(lowest);
+    printf("watching\n");
+    fflush(stdout);
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    do {
+        for (int i = 0; i < 2000; i++) {
+            int descriptor = dup(0);
+
+            others += descriptor != lowest;
+            close(descriptor);
+        }
+        CHECK(cuCtxSynchronize());
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (now.tv_sec - begun.tv_sec + (now.tv_nsec - begun.tv_nsec) / 1e9 < seconds);
+    printf("%d others\n", others);
+}
+
 int main(int argc, char **argv)
 {
     const char *when = argv[1], *file = argv[2];
@@ -61,6 +88,8 @@ int main(int argc, char **argv)
         close_range_of(0, 2);
     load_kernels();
     compute();
+    if (strcmp(when, "lowest") == 0)
+        watch_lowest(atof(argv[3]));
     (void)argc;
     report(file, 1);
     return 5;

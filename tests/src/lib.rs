@@ -12,6 +12,7 @@
 
 pub mod coordinator;
 pub mod dist;
+pub mod forbidden;
 pub mod program;
 pub mod sandbox;
 

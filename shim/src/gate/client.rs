@@ -1,14 +1,15 @@
 //! Finding a coordinator, and the thread that listens to it.
 //!
 //! A coordinator is looked for when the process makes its first context, and again when the program has waited for the GPU, at most once
-//! in [`AGAIN_NS`]; only once one listens is there a thread. The thread says who we are, keeps up what is known of others
+//! in [`AGAIN_NS`]; only once there is a socket is there a thread. The thread connects, says who we are, keeps up what is known of others
 //! ([`situation`](super::situation)), and renews our page. When the conversation ends it forgets all, looks for
-//! a coordinator some more times, and ends.
+//! a coordinator some more times, and rests until it is to look again: our page's memory lies in its table of descriptors, which would end with it
+//! ([`own_table`]).
 //!
-//! A program may close descriptors that it has not opened (closefrom(3)) and get the same number for a file of its own. So before the
-//! thread touches its socket it makes sure that it still is the one; the rest of the conversation is given up then, not closed.
+//! Where that is the program's table, the program may close descriptors that it has not opened (closefrom(3)) and get the same number for a file of
+//! its own. So before the thread touches its socket it makes sure that it still is the one; the rest of the conversation is given up then, not closed.
 
-use super::{activity, ahead, backlog, mps, shown, situation};
+use super::{activity, ahead, backlog, mps, own_table, shown, situation};
 use crate::behaviour::{self, Behaviour};
 use crate::clock;
 use crate::config::Config;
@@ -28,10 +29,12 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
+use std::thread::Thread;
 use std::time::Duration;
 
 /// How often a coordinator is looked for while there is none.
@@ -51,13 +54,19 @@ const RETRIES: u32 = 20;
 /// What we ask for, once the process has come to life.
 static WISHES: Mutex<Option<Wishes>> = Mutex::new(None);
 
-/// A thread listens, or is about to.
+/// The thread listens, or is about to.
 static IS_ATTENDED: AtomicBool = AtomicBool::new(false);
+
+/// The thread, once there is one.
+static THREAD: OnceLock<Thread> = OnceLock::new();
+
+/// It is to look for a coordinator.
+static IS_WANTED: AtomicBool = AtomicBool::new(false);
 
 /// By time stamps in nanoseconds, when to look again; `u64::MAX` while there is no need.
 static LOOK_AGAIN_NS: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// The socket, for a forked child, which has to let go of it: its number, and its inode.
+/// The socket, for a forked child, which has to let go of it where it has got a copy: its number, and its inode.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 static SOCKET_INODE: AtomicU64 = AtomicU64::new(0);
 
@@ -106,20 +115,31 @@ fn look() {
     }
     LOOK_AGAIN_NS.store(u64::MAX, Relaxed);
     let Some(wishes) = WISHES.try_lock().and_then(|wishes| wishes.clone()) else { return again_after(AGAIN_NS) };
-    match Channel::connect(&wishes.directory) {
-        Ok(channel) => {
-            let attend = move || {
-                let after_ns = fenced(|| attend(channel, &wishes));
-                again_after(after_ns.max(AGAIN_NS));
-            };
-            if !life::spawn("aishim-gate", attend) {
-                again_after(AGAIN_NS);
-            }
+    // Without a descriptor: whether anybody listens there, the thread finds out.
+    if !directory::socket(&wishes.directory).exists() {
+        stands(Coordinator::None);
+        return again_after(AGAIN_NS);
+    }
+    IS_WANTED.store(true, Release);
+    match THREAD.get() {
+        Some(thread) => thread.unpark(),
+        None if life::spawn("aishim-gate", move || listen(&wishes)) => {}
+        None => again_after(AGAIN_NS),
+    }
+}
+
+/// The thread's life.
+fn listen(wishes: &Wishes) -> ! {
+    own_table::take();
+    // Before it is attended to no more: who looks then finds it.
+    let _ = THREAD.set(std::thread::current());
+    loop {
+        // Pairs with the release in `look`.
+        while !IS_WANTED.swap(false, Acquire) {
+            std::thread::park();
         }
-        Err(error) => {
-            stands(reason(&error));
-            again_after(AGAIN_NS);
-        }
+        let after_ns = fenced(|| attend(wishes));
+        again_after(after_ns.max(AGAIN_NS));
     }
 }
 
@@ -129,8 +149,14 @@ fn again_after(ns: u64) {
 }
 
 /// One conversation after the other; returns after how many nanoseconds a coordinator is to be looked for again.
-fn attend(channel: Channel, wishes: &Wishes) -> u64 {
-    let mut next = Some(channel);
+fn attend(wishes: &Wishes) -> u64 {
+    let mut next = match Channel::connect(&wishes.directory) {
+        Ok(channel) => Some(channel),
+        Err(error) => {
+            stands(reason(&error));
+            None
+        }
+    };
     let mut left = RETRIES;
     while let Some(channel) = next.take() {
         let (was_client, ended) = converse(channel, wishes);
@@ -261,8 +287,10 @@ impl Conversation {
         let socket = identity(number).ok_or(Ended::Gone)?;
         SOCKET_INODE.store(socket.1, Relaxed);
         behaviour::attend(true);
-        // Pairs with the acquire in `disown`.
-        SOCKET.store(number, Release);
+        if !own_table::is_own() {
+            // Pairs with the acquire in `disown`.
+            SOCKET.store(number, Release);
+        }
         Ok(Self {
             channel: Some(channel),
             socket,

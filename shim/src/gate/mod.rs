@@ -14,6 +14,7 @@
 //! | module | what lives there |
 //! | --- | --- |
 //! | [`client`] | finding a coordinator, the thread that listens to it |
+//! | [`own_table`] | that thread's descriptors, apart from the program's |
 //! | [`situation`] | what is known: the board, who is more important, which GPUs, whose turn is ours |
 //! | [`activity`] | the process's own page: until when the GPU is busy |
 //! | [`shown`] | what people are shown of it, and what the process's behaviour suggests |
@@ -32,6 +33,7 @@ mod client;
 mod habits;
 mod memory;
 mod mps;
+mod own_table;
 mod shown;
 mod situation;
 mod urgency;

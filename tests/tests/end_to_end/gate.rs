@@ -6,9 +6,10 @@ use aishim_abi::layout::Coordinator as Standing;
 use aishim_abi::rank::{PolicyKind, Priority};
 use aishim_abi::statistics::Statistic;
 use aishim_tests::sandbox::Running;
-use aishim_tests::{Coordinator, Program, Sandbox};
+use aishim_tests::{Coordinator, Program, Sandbox, forbidden};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) const LONG: Duration = Duration::from_secs(40);
@@ -486,13 +487,51 @@ fn a_coordinator_that_makes_no_sense_is_left_alone() {
 #[test]
 fn a_program_that_closes_all_descriptors_goes_on() {
     let program = Program::new("descriptors").build();
-    for when in ["late", "early", "streams"] {
+    for (when, is_apart) in ["late", "early", "streams"].into_iter().flat_map(|when| [(when, false), (when, true)]) {
         let sandbox = Sandbox::new();
         let _coordinator = Coordinator::start(&sandbox.directory());
-        let outcome = sandbox.run(sandbox.shimmed(&program).arg(when).arg(sandbox.path("report")));
-        assert_eq!((outcome.code(), outcome.stderr.as_str()), (Some(5), ""), "{when}");
+        let mut command = sandbox.shimmed(&program);
+        let outcome = sandbox.run(in_a_table(command.arg(when).arg(sandbox.path("report")), is_apart));
+        assert_eq!((outcome.code(), outcome.stderr.as_str()), (Some(5), ""), "{when}, {is_apart}");
         assert_eq!(sandbox.segment(outcome.pid).calls("cuLaunchKernel"), 50);
     }
+}
+
+/// The thread that listens has a table of descriptors to itself, as a rule, or the program's.
+fn in_a_table(command: &mut Command, is_apart: bool) -> &mut Command {
+    if is_apart { command } else { forbidden::close_range(command) }
+}
+
+#[test]
+fn a_client_without_a_table_of_its_own() {
+    let sandbox = Sandbox::new();
+    let first = Coordinator::start(&sandbox.directory());
+    let mut command = sandbox.shimmed(Program::new("company").build());
+    let running = sandbox.start(in_a_table(command.args(["100000", "5", "1000"]), false));
+    is_client(&sandbox, &running, 1);
+    drop(first);
+    let _second = Coordinator::start(&sandbox.directory());
+    is_client(&sandbox, &running, 2);
+    end(running);
+}
+
+/// What the listening thread opened was, for a moment each, the lowest free descriptor of the program, which may count on which that is.
+#[test]
+fn a_coordinator_that_comes_takes_none_of_the_programs_descriptors() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.shimmed(Program::new("descriptors").build());
+    command.arg("lowest").arg(sandbox.path("report")).arg("4").env("AISHIM_PRIORITY", "5");
+    let mut running = sandbox.start(&mut command);
+    running.wait_for("watching");
+    for _ in 0..3 {
+        let _coordinator = Coordinator::start(&sandbox.directory());
+        let peers: Vec<_> = (0..4).map(|_| company(&sandbox, 80, 100, 10, 1_000)).collect();
+        std::thread::sleep(Duration::from_millis(800));
+        peers.into_iter().for_each(end);
+    }
+    let outcome = running.wait();
+    assert!(sandbox.segment(outcome.pid).statistic(Statistic::Conversations) != 0);
+    assert_eq!((outcome.code(), outcome.stdout.as_str()), (Some(5), "watching\n0 others\n"));
 }
 
 #[test]
@@ -500,14 +539,17 @@ fn children_do_not_stand_in_for_their_parent() {
     let sandbox = Sandbox::new();
     let coordinator = Coordinator::start(&sandbox.directory());
     let program = Program::new("fork").build();
-    let file = sandbox.path("child");
-    let outcome = sandbox.run(sandbox.shimmed(&program).arg("orphan").arg(&file));
-    assert_eq!(outcome.code(), Some(0));
-    // The child lives on, and has let go of the conversation.
-    wait_until("the parent is no client", || coordinator.seen(outcome.pid).is_none());
-    let child: i32 = std::fs::read_to_string(&file).expect("a child").parse().expect("a number");
-    // SAFETY: kill(2) of the program's own child.
-    assert_eq!(unsafe { libc::kill(child, libc::SIGKILL) }, 0, "it lives");
+    for is_apart in [false, true] {
+        let file = sandbox.path("child");
+        let mut command = sandbox.shimmed(&program);
+        let outcome = sandbox.run(in_a_table(command.arg("orphan").arg(&file), is_apart));
+        assert_eq!(outcome.code(), Some(0));
+        // The child lives on, and has let go of the conversation.
+        wait_until("the parent is no client", || coordinator.seen(outcome.pid).is_none());
+        let child: i32 = std::fs::read_to_string(&file).expect("a child").parse().expect("a number");
+        // SAFETY: kill(2) of the program's own child.
+        assert_eq!(unsafe { libc::kill(child, libc::SIGKILL) }, 0, "it lives");
+    }
     for how in ["after", "spawn", "vfork", "replaced"] {
         let run = |with_library: bool| {
             let mut command = if with_library { sandbox.shimmed(&program) } else { sandbox.native(&program) };
