@@ -20,6 +20,7 @@
 //! | [`client_page`] | what a process says of itself to those who wait for it, and how that is believed |
 //! | [`board`], [`board_writer`], [`board_reader`] | what the coordinator says to all |
 //! | [`message`], [`channel`] | what clients, aictl and coordinator say to each other, and how it travels |
+//! | [`versions`] | what others' versions say in numbers |
 //! | `mapping`, `memfd`, [`credentials`] | the only unsafe code: files and sealed memory mapped; who is at the other end |
 
 pub mod board;
@@ -43,5 +44,6 @@ pub mod segment_file;
 pub mod statistics;
 pub mod trace;
 pub mod variables;
+pub mod versions;
 
 pub use memfd::SharedError;

@@ -3,6 +3,7 @@
 use super::Finding;
 use crate::preload::{self, LD_PRELOAD};
 use aishim_abi::variables::PREFIX;
+use aishim_abi::versions::numbers;
 use std::ffi::CStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -57,12 +58,6 @@ fn glibc() -> Finding {
         ),
         _ => Finding::ok(format!("C library: glibc {version}")),
     }
-}
-
-fn numbers(version: &str) -> Option<(u32, u32)> {
-    let (major, rest) = version.split_once('.')?;
-    let minor = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -16,11 +16,6 @@ impl Group {
         Self(priority.level())
     }
 
-    /// The rank of its parties, where ranks make groups.
-    pub(super) const fn rank(self) -> u8 {
-        self.0
-    }
-
     /// Below [`COUNT`](Self::COUNT).
     pub fn index(self) -> usize {
         usize::from(self.0)

@@ -116,7 +116,7 @@ impl ByPriority {
 
 impl Rank {
     fn of(group: Group) -> Self {
-        let longest_ns = if group.rank() < LONG_TURNS_BELOW { LONG_TURN_NS } else { TURN_NS };
+        let longest_ns = if group.index() < usize::from(LONG_TURNS_BELOW) { LONG_TURN_NS } else { TURN_NS };
         Self { turns: Turns::among_equals(longest_ns, MOST_DEBT_NS), published: (Turn::All, u64::MAX) }
     }
 }

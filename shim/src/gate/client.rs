@@ -150,13 +150,7 @@ fn again_after(ns: u64) {
 
 /// One conversation after the other; returns after how many nanoseconds a coordinator is to be looked for again.
 fn attend(wishes: &Wishes) -> u64 {
-    let mut next = match Channel::connect(&wishes.directory) {
-        Ok(channel) => Some(channel),
-        Err(error) => {
-            stands(reason(&error));
-            None
-        }
-    };
+    let mut next = Channel::connect(&wishes.directory).inspect_err(|error| stands(reason(error))).ok();
     let mut left = RETRIES;
     while let Some(channel) = next.take() {
         let (was_client, ended) = converse(channel, wishes);
@@ -285,9 +279,9 @@ impl Conversation {
     fn new(channel: Channel) -> Result<Self, Ended> {
         let number = channel.as_fd().as_raw_fd();
         let socket = identity(number).ok_or(Ended::Gone)?;
-        SOCKET_INODE.store(socket.1, Relaxed);
         behaviour::attend(true);
         if !own_table::is_own() {
+            SOCKET_INODE.store(socket.1, Relaxed);
             // Pairs with the acquire in `disown`.
             SOCKET.store(number, Release);
         }

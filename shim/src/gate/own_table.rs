@@ -12,6 +12,7 @@
 //! Where there is no such call, or it is forbidden, the thread goes on in the program's table, and takes care as before
 //! ([`client`](super::client)). For a system that only claims to be Linux the flag may be new: so the kernel has to say that it is one that has it.
 
+use aishim_abi::versions::numbers;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -50,12 +51,7 @@ fn release() -> Option<(u32, u32)> {
     // SAFETY: uname(2) fills the structure; zeroes are a value too.
     let name = unsafe { (libc::uname(name.as_mut_ptr()) == 0).then(|| name.assume_init()) }?;
     // SAFETY: the kernel ends it with a zero within the array.
-    parse(unsafe { CStr::from_ptr(name.release.as_ptr()) }.to_str().ok()?)
-}
-
-fn parse(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    numbers(unsafe { CStr::from_ptr(name.release.as_ptr()) }.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -64,10 +60,10 @@ mod tests {
 
     #[test]
     fn a_kernels_version_is_read() {
-        assert_eq!(parse("6.18.44-fc-v236-gpu"), Some((6, 18)));
-        assert_eq!(parse("5.10.0"), Some((5, 10)));
-        assert_eq!(parse("4.4.0"), Some((4, 4)), "a sandbox that is no Linux says so");
-        assert_eq!((parse(""), parse("six")), (None, None));
+        assert_eq!(numbers("6.18.44-fc-v236-gpu"), Some((6, 18)));
+        assert_eq!(numbers("5.10.0"), Some((5, 10)));
+        assert_eq!(numbers("4.4.0"), Some((4, 4)), "a sandbox that is no Linux says so");
+        assert_eq!((numbers(""), numbers("six")), (None, None));
     }
 
     #[test]

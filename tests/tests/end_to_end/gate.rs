@@ -515,22 +515,26 @@ fn a_client_without_a_table_of_its_own() {
     end(running);
 }
 
-/// What the listening thread opened was, for a moment each, the lowest free descriptor of the program, which may count on which that is.
+/// What the listening thread opened was, for a moment each, the lowest free descriptor of the program, which may count on which that is; and what
+/// a program closed that it had not opened was our conversation.
 #[test]
 fn a_coordinator_that_comes_takes_none_of_the_programs_descriptors() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.shimmed(Program::new("descriptors").build());
-    command.arg("lowest").arg(sandbox.path("report")).arg("4").env("AISHIM_PRIORITY", "5");
+    command.arg("lowest").arg(sandbox.path("report")).env("AISHIM_PRIORITY", "5");
     let mut running = sandbox.start(&mut command);
     running.wait_for("watching");
-    for _ in 0..3 {
-        let _coordinator = Coordinator::start(&sandbox.directory());
+    for round in 1..=3 {
+        let coordinator = Coordinator::start(&sandbox.directory());
+        is_client(&sandbox, &running, round);
         let peers: Vec<_> = (0..4).map(|_| company(&sandbox, 80, 100, 10, 1_000)).collect();
         std::thread::sleep(Duration::from_millis(800));
+        assert!(coordinator.seen(running.child.id()).is_some(), "it stays a client");
         peers.into_iter().for_each(end);
     }
+    signal(&running, libc::SIGTERM);
     let outcome = running.wait();
-    assert!(sandbox.segment(outcome.pid).statistic(Statistic::Conversations) != 0);
+    assert_eq!(sandbox.segment(outcome.pid).statistic(Statistic::Conversations), 3);
     assert_eq!((outcome.code(), outcome.stdout.as_str()), (Some(5), "watching\n0 others\n"));
 }
 
