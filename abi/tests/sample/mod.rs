@@ -167,16 +167,22 @@ impl Sample {
 
     /// Puts it into `directory` as the file of a process that lives until the result is dropped.
     pub fn alive(&self, directory: &Path) -> Alive {
-        let path = directory.join(format!("{}-{}.seg", self.pid, self.start_ticks));
-        let mut file = File::create(&path).unwrap();
-        file.write_all(&self.bytes).unwrap();
+        let (path, file) = self.written(directory);
         flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
         Alive { path, _lock: file }
     }
 
-    /// Puts it into `directory` as the file of a process that is no more.
+    /// Puts it into `directory` as the file of a process that is no more. It was never locked: a process that another test starts
+    /// at this moment would have a copy of the descriptor, and with it the lock, until it calls exec.
     pub fn dead(&self, directory: &Path) -> PathBuf {
-        self.alive(directory).path
+        self.written(directory).0
+    }
+
+    fn written(&self, directory: &Path) -> (PathBuf, File) {
+        let path = directory.join(format!("{}-{}.seg", self.pid, self.start_ticks));
+        let mut file = File::create(&path).unwrap();
+        file.write_all(&self.bytes).unwrap();
+        (path, file)
     }
 }
 
