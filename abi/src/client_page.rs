@@ -227,10 +227,14 @@ impl PageView {
         wait_on(&page.turn_word, seen, at_most);
     }
 
-    /// Launches that wait at its gate.
+    /// Launches that wait at its gate; none where the owner has not renewed what it said.
     #[must_use]
-    pub fn is_waiting(&self) -> u32 {
-        self.page().map_or(0, |page| page.is_waiting.load(Relaxed))
+    pub fn is_waiting(&self, now_ns: u64) -> u32 {
+        let Some(page) = self.page() else { return 0 };
+        match page.is_waiting.load(Relaxed) {
+            waiting @ 1.. if stale_ns(page.renewed_ns.load(Relaxed), now_ns).is_some() => waiting,
+            _ => 0,
+        }
     }
 
     /// Estimated GPU time of all that the owner says it has launched, in nanoseconds.
@@ -394,10 +398,15 @@ pub fn urgent_ns(page: &Page, now_ns: u64, foresight_ns: u64) -> Option<u64> {
 /// Until when to wait, given what a page says.
 #[inline]
 fn believed(busy_until_ns: u64, renewed_ns: u64, now_ns: u64) -> Option<u64> {
+    let until_ns = busy_until_ns.min(stale_ns(renewed_ns, now_ns)?);
+    (until_ns > now_ns).then_some(until_ns)
+}
+
+/// Until when a page that was renewed then is believed; none where it is not at `now_ns`.
+#[inline]
+fn stale_ns(renewed_ns: u64, now_ns: u64) -> Option<u64> {
     let stale_ns = renewed_ns.checked_add(STALE_NS)?;
-    let is_of_now = renewed_ns <= now_ns.saturating_add(AHEAD_NS) && now_ns < stale_ns;
-    let until_ns = busy_until_ns.min(stale_ns);
-    (is_of_now && until_ns > now_ns).then_some(until_ns)
+    (renewed_ns <= now_ns.saturating_add(AHEAD_NS) && now_ns < stale_ns).then_some(stale_ns)
 }
 
 fn check(page: &[Page]) -> Result<Identity, SharedError> {

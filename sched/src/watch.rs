@@ -64,7 +64,7 @@ impl Watched {
         let is_between = self.wants && launched_ns != self.launched_ns && turn_word == self.turn_word;
         let has_waited = turn_word != self.turn_word;
         (self.launched_ns, self.turn_word) = (launched_ns, turn_word);
-        self.is_waiting = page.is_waiting() > 0;
+        self.is_waiting = page.is_waiting(now_ns) > 0;
         let mut wants = self.is_waiting || page.busy_until_ns(now_ns).is_some() || is_between;
         let mut more_ns = 0;
         let is_to_tell = may != May::Launch || now_ns.saturating_sub(self.told_ns) >= TELL_TURN_NS;
@@ -140,12 +140,29 @@ mod tests {
         assert_eq!(look(58 * MS), [None, None], "not looked at so often while it is idle");
         page.busy_until_ns.store(0, Relaxed);
         page.is_waiting.store(1, Relaxed);
+        page.renewed_ns.store(60 * MS, Relaxed);
         assert_eq!(look(60 * MS), [None, Some(Event::Wanting(id))]);
         page.magic.store(0, Relaxed);
         page.used_ns.store(u64::MAX, Relaxed);
         assert_eq!(look(79 * MS), [None, None], "nor while it waits");
         assert_eq!(look(80 * MS), [None, Some(Event::Idle(id))], "scribbled over");
         assert_eq!(look(100 * MS), [None, None]);
+    }
+
+    /// Else it would be given turns in which nobody launches for as long as it is stopped.
+    #[test]
+    fn one_that_is_stopped_while_it_waits_wants_nothing() {
+        let (own, view, id) = watched();
+        let page = own.page().unwrap();
+        let mut watched = Watched::default();
+        let mut at = |ms: u64| watched.look(&view, id, May::Wait, ms * MS)[1];
+        page.is_waiting.store(1, Relaxed);
+        page.renewed_ns.store(MS, Relaxed);
+        assert_eq!(at(1), Some(Event::Wanting(id)));
+        assert_eq!(at(80), None);
+        assert_eq!(at(120), Some(Event::Idle(id)), "nothing was heard of it for 100 ms");
+        page.renewed_ns.store(139 * MS, Relaxed);
+        assert_eq!(at(140), Some(Event::Wanting(id)), "it goes on");
     }
 
     /// By who has the turn it depends how long the others wait for one that has fallen idle.
@@ -156,6 +173,7 @@ mod tests {
         let mut watched = Watched::default();
         page.is_waiting.store(1, Relaxed);
         let mut look = |us: u64, may: May| {
+            page.renewed_ns.store(us * 1_000, Relaxed);
             let events = watched.look(&view, id, may, us * 1_000);
             let again_us = watched.look_again_ns(may) / 1_000;
             (events, again_us)

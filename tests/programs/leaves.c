@@ -1,5 +1,5 @@
 /* At SIGUSR1 queues 300 launches of 1 ms each on four streams and leaves them there: "exits" at once, or first "destroys" its context, or a "stream"; "waits" for them; or
- * it "forks" a child that exits, and waits then. */
+ * it "forks" a child that exits, and waits then; with "other" another context is current meanwhile, which ends before it waits. */
 #include "program.h"
 #include <signal.h>
 #include <sys/wait.h>
@@ -15,6 +15,7 @@ static void on_signal(int unused)
 int main(int argc, char **argv)
 {
     const char *how = argc > 1 ? argv[1] : "exits";
+    CUcontext other = NULL;
     CUstream stream[4] = {NULL, (CUstream)1, (CUstream)2, NULL};
 
     signal(SIGUSR1, on_signal);
@@ -28,6 +29,11 @@ int main(int argc, char **argv)
     fflush(stdout);
     while (!is_told)
         usleep(1000);
+    if (strcmp(how, "other") == 0) {
+        CHECK(cuCtxCreate_v2(&other, 0, 0));
+        /* Its default streams are the other's. */
+        stream[1] = stream[2] = stream[0];
+    }
     for (int i = 0; i < 300; i++)
         CHECK(launch_spin(1000000, stream[i % 4]));
     puts("queued");
@@ -47,7 +53,11 @@ int main(int argc, char **argv)
         puts("forked");
         fflush(stdout);
     }
-    if (strcmp(how, "waits") == 0 || strcmp(how, "forks") == 0)
+    if (other != NULL) {
+        CHECK(cuCtxDestroy_v2(other));
+        CHECK(cuCtxSetCurrent(context));
+    }
+    if (strcmp(how, "waits") == 0 || other != NULL || strcmp(how, "forks") == 0)
         CHECK(cuCtxSynchronize());
     puts("done");
     return 0;

@@ -97,7 +97,7 @@ impl Coordinator {
             client.as_ref().filter(|client| client.hello.pid == pid).map(|client| (slot, client))
         })?;
         let page = &client.page;
-        let (figures, is_waiting, launched_ns) = (page.figures(), page.is_waiting(), page.launched_ns());
+        let (figures, is_waiting, launched_ns) = (page.figures(), page.is_waiting(monotonic_ns()), page.launched_ns());
         let (due_ns, urgent_ns) = (page.due_ns(), page.urgent_ns());
         Some(Seen { slot: slot as u32, figures, is_waiting, launched_ns, due_ns, urgent_ns })
     }
@@ -137,6 +137,15 @@ impl Drop for Coordinator {
             let _ = thread.join();
         }
     }
+}
+
+/// `CLOCK_MONOTONIC`, by which pages and boards tell time.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime(2) fills the structure.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

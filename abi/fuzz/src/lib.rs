@@ -205,9 +205,10 @@ fn examine_page(bytes: &[u8]) {
     };
     assert!(view.identity().pid != 0 && view.identity().generation != 0);
     assert_eq!(view.check(), Ok(()));
-    let _ = (view.turn_word(), view.is_waiting(), view.launched_ns(), view.figures());
+    let _ = (view.turn_word(), view.launched_ns(), view.figures());
     let said = u64::from_le_bytes(bytes[72..80].try_into().unwrap_or_default());
     for now_ns in [0, 1, said.saturating_sub(1), said, said.saturating_add(STALE_NS / 2), 1 << 50, u64::MAX] {
+        let _ = view.is_waiting(now_ns);
         if let Some(until_ns) = view.busy_until_ns(now_ns) {
             assert!(until_ns > now_ns && until_ns - now_ns <= STALE_NS + 1_000_000);
         }

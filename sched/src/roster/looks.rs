@@ -177,6 +177,7 @@ mod tests {
                     pages.push(page);
                 }
             }
+            pages.iter().for_each(|page| page.page().unwrap().renewed_ns.store(now_ns, Relaxed));
             roster.tick(now_ns);
             for gpu in 0..2 {
                 let is_open = seen.gpu(gpu, now_ns).is_some_and(|gpu| gpu.is_open);
@@ -215,6 +216,7 @@ mod tests {
         let clients: Vec<_> = (11..14).map(|pid| admit(&mut roster, pid)).collect();
         let (mut now_ns, mut had) = (0, 0);
         while now_ns < 200 * MS {
+            clients.iter().for_each(|(_, page)| page.page().unwrap().renewed_ns.store(now_ns, Relaxed));
             roster.tick(now_ns);
             if now_ns >= 50 * MS && clients[0].1.page().unwrap().is_waiting.swap(0, Relaxed) == 1 {
                 roster.use_gpu(clients[0].0, Uuid([2; 16]), now_ns).unwrap();

@@ -207,8 +207,8 @@ impl State {
             let has = turn == Turn::Everybody || turn == Turn::of(*slot, 0);
             (taken, had) = (taken + u32::from(has && !had), has);
             page.is_waiting.store((!has).into(), Relaxed);
+            page.renewed_ns.store(now_ns, Relaxed);
             if has {
-                page.renewed_ns.store(now_ns, Relaxed);
                 page.busy_until_ns.store(now_ns + 5_000_000, Relaxed);
                 page.launched_ns.fetch_add(500_000, Relaxed);
                 page.used_ns.fetch_add(500_000, Relaxed);

@@ -30,6 +30,9 @@ static OFFSET_NS: AtomicU64 = AtomicU64::new(0);
 /// Until when the GPU will be busy by the estimate alone, which the page may go beyond while a thread waits for the GPU ([`hold`]).
 static ESTIMATE_NS: AtomicU64 = AtomicU64::new(0);
 
+/// More than a rate that is measured to one part in ten thousand loses from one look at the clock to the next, and more than the time between two lines that read both.
+const LOST_LEAST_NS: i64 = 100_000_000;
+
 /// Since when it is busy, by the estimate.
 static BURST_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -52,9 +55,22 @@ pub(super) fn monotonic_ns(ticks: u64) -> u64 {
 }
 
 /// Measures how time stamps stand to the clock.
+///
+/// While the machine sleeps `CLOCK_MONOTONIC` stands still and the counter of time stamps may not. Until that is noticed here, launches take it to be so much later, and what
+/// they have said is taken back.
 pub(super) fn set_clock() {
-    let ns = clock::ns(clock::now());
-    OFFSET_NS.store(clock::monotonic_ns().wrapping_sub(ns), Relaxed);
+    let now_ns = clock::monotonic_ns();
+    let offset_ns = now_ns.wrapping_sub(clock::ns(clock::now()));
+    let lost_ns = OFFSET_NS.swap(offset_ns, Relaxed).wrapping_sub(offset_ns).cast_signed();
+    if lost_ns > LOST_LEAST_NS
+        && let Some(page) = page()
+    {
+        ESTIMATE_NS.store(now_ns, Relaxed);
+        BURST_NS.store(now_ns, Relaxed);
+        page.ends_ns.store(0, Relaxed);
+        page.busy_until_ns.store(now_ns, Relaxed);
+        page.renewed_ns.store(now_ns, Relaxed);
+    }
 }
 
 /// The page as it is to be shown; made where there is none, or where the program has closed its descriptor behind our back.
@@ -171,10 +187,10 @@ pub(super) fn renew(page: &Page, now_ns: u64) {
     page.used_ns.store(used_ns.max(page.used_ns.load(Relaxed)), Relaxed);
 }
 
-/// Renews while there is work on the GPU: called by the listening thread, since the launching one may wait for that work.
+/// Renews while there is work on the GPU or some waits at the gate: called by the listening thread, since the launching one may wait for that work.
 pub(super) fn keep_fresh(now_ns: u64) {
     if let Some(page) = page()
-        && page.busy_until_ns.load(Relaxed) > now_ns
+        && (page.busy_until_ns.load(Relaxed) > now_ns || page.is_waiting.load(Relaxed) > 0)
     {
         renew(page, now_ns);
     }
@@ -216,5 +232,29 @@ pub(super) fn fall_idle() {
     // Where it was idle by its own estimate, nobody sleeps on it: no system call.
     if page.busy_until_ns.load(Relaxed) > now_ns {
         own.fall_idle(now_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The processor's counter may go on while the machine sleeps, `CLOCK_MONOTONIC` does not: what was launched before that was noticed is an hour ahead.
+    #[test]
+    fn a_page_is_not_busy_for_as_long_as_the_machine_slept() {
+        let page = own_page(&Identity { pid: 1, start_ticks: 1, generation: 1 }).unwrap().page().unwrap();
+        set_clock();
+        let hour_ns = 3_600_000_000_000;
+        OFFSET_NS.fetch_add(hour_ns, Relaxed);
+        is_busy_for(page, 1_000, monotonic_ns(clock::now()));
+        assert!(page.busy_until_ns.load(Relaxed) > clock::monotonic_ns() + hour_ns / 2);
+        set_clock();
+        let now_ns = clock::monotonic_ns();
+        assert!(page.busy_until_ns.load(Relaxed) <= now_ns && page.renewed_ns.load(Relaxed) <= now_ns);
+        is_busy_for(page, 1_000_000_000, now_ns);
+        let until_ns = page.busy_until_ns.load(Relaxed);
+        assert!(until_ns >= now_ns + 1_000_000_000 && until_ns < now_ns + 2_000_000_000);
+        set_clock();
+        assert_eq!(page.busy_until_ns.load(Relaxed), until_ns, "nothing is taken back where no time was lost");
     }
 }

@@ -486,5 +486,5 @@ pub(crate) fn disown() {
 /// The process ends: nobody need wait for it.
 pub(crate) fn process_ends() {
     activity::fall_idle();
-    ahead::end_company();
+    ahead::process_ends();
 }

@@ -160,13 +160,19 @@ fn go_ahead(now_ns: u64, cost_ns: u64, stream: usize) -> Option<Joined> {
         ahead::leave();
         return Some(Joined::Released);
     }
+    // The default streams of each context have the same names.
+    let context = || if segment::segment().header.device_count.load(Relaxed) > 1 { driver::context() } else { 0 };
     let key = match stream {
-        STREAM_PER_THREAD => streams::per_thread_key(),
-        // The default stream of each context has the same name.
-        STREAM_LEGACY if segment::segment().header.device_count.load(Relaxed) > 1 => driver::context() | STREAM_LEGACY,
+        STREAM_PER_THREAD => streams::per_thread_key() ^ context().rotate_left(16),
+        STREAM_LEGACY => context() | STREAM_LEGACY,
         other => other,
     };
     ahead::join(stream, key, cost_ns)
+}
+
+/// A stream has gone, or one with its handle has come: whatever is launched on such a one stands in no group yet.
+pub(crate) fn stream_ends() {
+    ahead::leave();
 }
 
 /// A context has gone.

@@ -32,10 +32,14 @@ static PLACES: OnceLock<Places> = OnceLock::new();
 
 /// The GPUs of this process, as bits of the board, on which it takes turns; and those on which somebody more important holds it back: all of its job's, whose processes wait
 /// for each other. (A turn on each of these at once is had too seldom.)
+///
+/// Of several own GPUs the first one's turn counts on which turns are taken. Candidates: *the turns on all* (each GPU gives its own, so two processes on the same two GPUs may have
+/// one each, for ever); *any of them* (both launch then); *that of the GPU which the launch is for* (a question to the driver for each launch, and kernels that wait for each other are
+/// held back one by one). With the first, those on the same GPUs look at the same turn, which goes round; who has only some of another's GPUs may have that one beside it.
 static GPUS: AtomicU64 = AtomicU64::new(0);
 static JOB_GPUS: AtomicU64 = AtomicU64::new(0);
 
-/// Others of its job are on other GPUs; and whether it is held back then.
+/// It has several GPUs, itself or with others of its job; and whether it is held back then.
 static HAS_PARTNERS: AtomicBool = AtomicBool::new(false);
 static IS_JOB_GATED: AtomicBool = AtomicBool::new(false);
 
@@ -134,7 +138,7 @@ pub(super) fn is_unbounded(now_ns: u64) -> bool {
     while left != 0 {
         let gpu = left.trailing_zeros() as usize;
         left &= left - 1;
-        if places.gates.gate(gpu, rank(), now_ns).turn != Turn::Everybody.to_word() {
+        if is_taken(&places.gates.gate(gpu, rank(), now_ns)) {
             return is_free();
         }
     }
@@ -147,7 +151,7 @@ fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, 
     if is_free() {
         return Ok(Room::Unbounded);
     }
-    let (mut room, mut ordered, mut left, own) = (Room::Unbounded, 0, JOB_GPUS.load(Relaxed), GPUS.load(Relaxed));
+    let (mut turn, mut ordered, mut left, own) = (None, 0, JOB_GPUS.load(Relaxed), GPUS.load(Relaxed));
     while left != 0 {
         let gpu = left.trailing_zeros() as usize;
         left &= left - 1;
@@ -155,17 +159,18 @@ fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, 
         if gate.waits_for_peers {
             ordered |= 1 << gpu;
         }
-        if gate.turn != Turn::Everybody.to_word() && own >> gpu & 1 != 0 {
-            if has_turns(&gate) {
-                if gate.turn != TURN.load(Relaxed) {
-                    return Err(Closed::Turn { gpu, until_ns: gate.until_ns });
-                }
-                room = Room::Bounded;
-            } else {
-                room = Room::Crowded;
-            }
+        if turn.is_none() && is_taken(&gate) && own >> gpu & 1 != 0 {
+            turn = Some((gpu, gate));
         }
     }
+    let room = match turn {
+        None => Room::Unbounded,
+        Some((_, gate)) if !has_turns(&gate) => Room::Crowded,
+        Some((gpu, gate)) if gate.turn != TURN.load(Relaxed) => {
+            return Err(Closed::Turn { gpu, until_ns: gate.until_ns });
+        }
+        Some(_) => Room::Bounded,
+    };
     // Pairs with the release in `list`.
     let listed = LISTED.load(Acquire);
     if listed == 0 {
@@ -187,19 +192,25 @@ fn look_at<const ALL: bool>(now_ns: u64, after_ns: Option<u64>) -> Result<Room, 
     }
 }
 
+/// Whether turns are taken on a GPU at the moment.
+#[inline]
+fn is_taken(gate: &Gate) -> bool {
+    gate.turn != Turn::Everybody.to_word()
+}
+
 /// Whether those of equal rank take turns: not where they have the GPU at the same time, and only those of lower rank wait.
 #[inline]
 fn has_turns(gate: &Gate) -> bool {
     !(mps::is_on() && gate.waits_for_peers)
 }
 
-/// Whether nothing holds this process back, since what it launches may be what others of its job wait for, awake, on GPUs where somebody more important is.
+/// Whether nothing holds this process back, since what it launches may be what kernels on other GPUs wait for, awake, its own or its job's, in the way of somebody more important.
 #[inline]
 fn is_free() -> bool {
     has_partners() && !IS_JOB_GATED.load(Relaxed)
 }
 
-/// Whether other processes may wait for what this one launches, as collectives do (NCCL).
+/// Whether kernels on other GPUs may wait for what this process launches, as collectives do (NCCL).
 pub(super) fn has_partners() -> bool {
     HAS_PARTNERS.load(Relaxed)
 }
@@ -263,15 +274,18 @@ const FORESIGHT_NS: u64 = 50_000_000;
 pub(super) fn prospect(now_ns: u64) -> Prospect {
     let mut prospect = Prospect { is_due: false, is_open: false, due_until_ns: 0, until_ns: u64::MAX, urgent_ns: None };
     let Some(places) = PLACES.get() else { return prospect };
-    let (mut left, own, mut is_ordered) = (JOB_GPUS.load(Relaxed), GPUS.load(Relaxed), false);
+    let (mut turn, mut left, own, mut is_ordered) = (None, JOB_GPUS.load(Relaxed), GPUS.load(Relaxed), false);
     while left != 0 {
         let gpu = left.trailing_zeros() as usize;
         let gate = places.gates.gate(gpu, rank(), now_ns);
         left &= left - 1;
         is_ordered |= gate.waits_for_peers;
-        if gate.turn != Turn::Everybody.to_word() && own >> gpu & 1 != 0 && has_turns(&gate) {
-            prospect.until_ns = prospect.until_ns.min(gate.until_ns.saturating_sub(TURN_GRACE_NS));
+        if turn.is_none() && is_taken(&gate) && own >> gpu & 1 != 0 {
+            turn = Some(gate);
         }
+    }
+    if let Some(gate) = turn.filter(has_turns) {
+        prospect.until_ns = gate.until_ns.saturating_sub(TURN_GRACE_NS);
     }
     if !is_ordered {
         return prospect;
@@ -350,7 +364,7 @@ fn of_job(board: &BoardView, own: &Entry) -> u64 {
     let is_of_it = |entry: &Entry| own.job != 0 && entry.job == own.job;
     let members = (own.job != 0).then(|| board.entries().map(|(_, entry)| entry).filter(is_of_it));
     let gpus = members.into_iter().flatten().fold(own.gpus, |gpus, entry| gpus | entry.gpus);
-    HAS_PARTNERS.store(gpus != own.gpus, Relaxed);
+    HAS_PARTNERS.store(gpus.count_ones() > 1, Relaxed);
     gpus
 }
 
@@ -496,6 +510,28 @@ mod tests {
         board.set_entry(3, &entry(7, 20));
         read_own(3, 7, now);
         assert!(!has_partners() && look(now).is_ok());
+        // Work on two GPUs by itself.
+        board.set_entry(3, &Entry { gpus: 0b11, ..entry(7, 20) });
+        read_own(3, 7, now);
+        configure(false);
+        assert!(has_partners(), "its kernels may wait for each other");
+        assert_eq!(look(now), Ok(Room::Unbounded));
+        configure(true);
+        list([].into_iter());
+        let mut give = |gpu, slot| board.set_turn(gpu, 20, Turn::Client(slot), now + MS);
+        give(0, 3);
+        give(1, 5);
+        assert_eq!(look(now), Ok(Room::Bounded), "who waited for both turns would not get them at the same time");
+        assert_eq!(prospect(now).until_ns, now + MS - TURN_GRACE_NS);
+        give(0, 5);
+        give(1, 3);
+        assert_eq!(look(now), Err(Closed::Turn { gpu: 0, until_ns: now + MS }), "the same turn counts for all");
+        board.set_turn(0, 20, Turn::Everybody, u64::MAX);
+        assert_eq!(look(now), Ok(Room::Bounded), "the first that there is");
+        board.set_turn(1, 20, Turn::Everybody, u64::MAX);
+        configure(false);
+        board.set_entry(3, &entry(7, 20));
+        read_own(3, 7, now);
         list([(0, 0b10)].into_iter());
         places.peers.clear(0).unwrap();
         assert_eq!(look(now), Ok(Room::Bounded), "gone");

@@ -35,8 +35,8 @@ pub(super) const LONGEST_NS: u64 = 5_000_000;
 pub(super) fn wait(cost_ns: u64, stream: sys::CUstream) {
     let (Some(places), Some(page)) = (situation::places(), activity::page()) else { return };
     let _punctual = Punctual::begin();
-    page.is_waiting.fetch_add(1, Relaxed);
     let begun_ns = clock::monotonic_ns();
+    let _waiting = Waiting::begin(page, begun_ns);
     while applies() {
         let now_ns = clock::monotonic_ns();
         match situation::look_at_all(now_ns) {
@@ -46,7 +46,24 @@ pub(super) fn wait(cost_ns: u64, stream: sys::CUstream) {
             Ok(_) => own_work(cost_ns, stream, begun_ns),
         }
     }
-    page.is_waiting.fetch_sub(1, Relaxed);
+}
+
+/// One more waits at the gate, as the page says while this lives: also after a panic no longer.
+pub(super) struct Waiting<'a>(&'a Page);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn begin(page: &'a Page, now_ns: u64) -> Self {
+        page.is_waiting.fetch_add(1, Relaxed);
+        // It is believed for as long as what is renewed, which the listening thread goes on with.
+        activity::renew(page, now_ns);
+        Self(page)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.is_waiting.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Whether there is anything to wait for still: a capture that begins is not kept waiting, nor a process that ends.
@@ -59,9 +76,8 @@ fn applies() -> bool {
 pub(super) fn while_closed() {
     let (Some(places), Some(page)) = (situation::places(), activity::page()) else { return };
     let _punctual = Punctual::begin();
-    page.is_waiting.fetch_add(1, Relaxed);
+    let _waiting = Waiting::begin(page, clock::monotonic_ns());
     closed(places, page, None);
-    page.is_waiting.fetch_sub(1, Relaxed);
 }
 
 /// Waits while the gate is closed to work that is queued behind a wait on the GPU, as [`situation::look_beyond`] has it.

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::cuda::{STREAM_LEGACY, STREAM_PER_THREAD, Status, address, sys};
 use crate::driver;
 use crate::fence::fenced;
+use crate::gate;
 use crate::gpu_fence;
 use crate::handlers::{capture, context, work};
 use crate::hook::Hook;
@@ -214,6 +215,7 @@ pub(crate) fn thread_ends(thread: *const thread::Thread) {
 }
 
 fn forget(key: usize) {
+    gate::stream_ends();
     if let Some(slot) = find(key) {
         close(slot);
         slot.capturing.store(false, Relaxed);

@@ -112,6 +112,16 @@ fn a_context_ends_though_its_work_waits() {
     });
 }
 
+/// What waits does so in its stream's own context, whichever is current: that one's end is nothing to it.
+#[test]
+fn another_context_ends_while_work_waits() {
+    leaves("other", &[], |_, coordinator, slot, running| {
+        running.wait_for("queued");
+        give_turn(coordinator, slot);
+        running.wait_for("done");
+    });
+}
+
 /// Killed in the midst of it, and the other goes on.
 #[test]
 fn one_that_is_killed_while_its_work_waits_is_gone() {

@@ -5,6 +5,7 @@ use aishim_abi::board::Turn;
 use aishim_abi::layout::Coordinator as Standing;
 use aishim_abi::rank::{PolicyKind, Priority};
 use aishim_abi::statistics::Statistic;
+pub(crate) use aishim_tests::coordinator::monotonic_ns;
 use aishim_tests::sandbox::Running;
 use aishim_tests::{Coordinator, Program, Sandbox, forbidden};
 use std::io::{Read, Write};
@@ -23,13 +24,6 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duratio
         std::thread::sleep(Duration::from_millis(2));
     }
     begun.elapsed()
-}
-
-pub(crate) fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime(2) fills the structure.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// A program at work under the library: see programs/company.c.
@@ -561,6 +555,31 @@ fn children_do_not_stand_in_for_their_parent() {
         };
         run(true).assert_same(&run(false));
     }
+}
+
+/// Under the real coordinator: one that is stopped while it waits for its turn gets none, and its equal has the GPU to itself.
+#[test]
+fn one_that_is_stopped_while_it_waits_has_no_turns() {
+    let sandbox = Sandbox::new();
+    let _daemon = Daemon::start(&sandbox, &[]);
+    let [one, two] = [(); 2].map(|()| company(&sandbox, 20, 100, 0, 0));
+    is_client(&sandbox, &one, 1);
+    is_client(&sandbox, &two, 1);
+    let waited_ns = |running: &Running| statistic(&sandbox, running, Statistic::GatedTime);
+    wait_until("they take turns", || waited_ns(&one) > 50_000_000 && waited_ns(&two) > 50_000_000);
+    // It waits half of the time, so four times in eight it is stopped while it does.
+    for round in 0..8 {
+        signal(&two, libc::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(200));
+        let before = waited_ns(&one);
+        std::thread::sleep(Duration::from_millis(200));
+        let more_ms = (waited_ns(&one) - before) / 1_000_000;
+        signal(&two, libc::SIGCONT);
+        assert!(more_ms < 20, "{more_ms} of 200 ms in round {round}");
+        std::thread::sleep(Duration::from_millis(23 + 7 * round));
+    }
+    end(two);
+    end(one);
 }
 
 /// Under the real coordinator, which is killed, stopped and started again while all work.

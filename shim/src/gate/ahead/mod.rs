@@ -32,12 +32,13 @@ mod words;
 use super::activity;
 use super::backlog;
 use super::situation;
-use super::wait::{self, Punctual};
+use super::wait::{self, Punctual, Waiting};
 use crate::clock;
-use crate::cuda::sys;
+use crate::cuda::{STREAM_PER_THREAD, sys};
 use crate::driver;
 use crate::fence::fenced;
 use crate::handlers::capture::Section;
+use crate::handlers::streams;
 use crate::life;
 use crate::mode;
 use aishim_abi::client_page::Page;
@@ -116,12 +117,15 @@ const PATIENCE: Duration = Duration::from_micros(100);
 #[cold]
 fn begin(stream: usize, key: usize, cost_ns: u64) -> Option<Joined> {
     let _section = Section::enter()?;
-    let context = driver::context();
+    let current = driver::context();
+    // A stream waits for the words of its own context, which no other's end takes away.
+    let context = if stream > STREAM_PER_THREAD { streams::context_of(stream) } else { current };
     let Some(mut queue) = QUEUE.try_lock_for(PATIENCE) else {
         return (STREAM.load(Relaxed) == key).then(joined);
     };
     let mut place = queue.place(context);
-    if place.is_none() && queue.has_room_for(context) {
+    // Words are made in the current context, and end with it: where that is another, the launch waits on the processor.
+    if place.is_none() && context == current && queue.has_room_for(context) {
         // Without the lock: the driver may wait for a launch that waits for room in its queue, which the thread sees to.
         drop(queue);
         let made = map()?;
@@ -191,18 +195,36 @@ pub(super) fn begin_company() {
     }
 }
 
-/// Nothing is to be waited for any more: of the conversation's end, and of the process's.
+/// Nothing is to be waited for any more, since the conversation has ended.
 pub(super) fn end_company() {
     open();
 }
 
-/// A context ends, and with it what waits in it.
-pub(super) fn forget_context(context: usize) {
+/// The same at the process's end, of which exit(3) in a signal handler may be the cause: the launch that it has interrupted may have the lock, and never gives it back.
+pub(super) fn process_ends() {
     if IS_CHILD.load(Relaxed) {
         return;
     }
-    QUEUE.lock().forget_context(context);
+    queue::raise_all();
+    if let Some(mut queue) = QUEUE.try_lock_for(ENDING) {
+        queue.open();
+    }
 }
+
+/// A context ends, and with it what waits in it.
+pub(super) fn forget_context(context: usize) {
+    if IS_CHILD.load(Relaxed) || !words::are_there(context) {
+        return;
+    }
+    // As above; a process that ends has raised the words already.
+    let held = if mode::is_exiting() { QUEUE.try_lock_for(ENDING) } else { Some(QUEUE.lock()) };
+    if let Some(mut queue) = held {
+        queue.forget_context(context);
+    }
+}
+
+/// How long the lock is waited for by a process that ends.
+const ENDING: Duration = Duration::from_millis(10);
 
 /// The thread, until the process ends.
 fn attend() {
@@ -242,15 +264,7 @@ fn nap_ns(left_ns: u64) -> u64 {
 
 /// Lets through what waits, until nothing does.
 fn wait_for(mut next: Next, page: &Page) {
-    /// No longer also after a panic.
-    struct Waits<'a>(&'a Page);
-    impl Drop for Waits<'_> {
-        fn drop(&mut self) {
-            self.0.is_waiting.fetch_sub(1, Relaxed);
-        }
-    }
-    page.is_waiting.fetch_add(1, Relaxed);
-    let _waits = Waits(page);
+    let _waiting = Waiting::begin(page, clock::monotonic_ns());
     loop {
         match next {
             Next::Nothing => break,
@@ -277,5 +291,39 @@ fn wait_for(mut next: Next, page: &Page) {
                 wait::sleep(wait::STEP_NS);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_stream_with_the_handle_of_one_that_has_gone_joins_no_group_of_it() {
+        let _alone = queue::tests::ALONE.lock();
+        let gone = 0x7000;
+        STREAM.store(gone, Relaxed);
+        assert!(join(gone, gone, 1).is_some());
+        streams::thread_ends(gone as *const _);
+        assert_ne!(STREAM.load(Relaxed), gone);
+    }
+
+    /// A signal handler that calls exit(3) may have interrupted the launch that has the lock.
+    #[test]
+    fn a_process_ends_though_a_launch_never_gives_back_the_lock() {
+        let _alone = queue::tests::ALONE.lock();
+        let words = queue::tests::words();
+        let mut held = QUEUE.lock();
+        held.settle_in(7, Mapped::of(words));
+        let (ended, ends) = mpsc::channel();
+        std::thread::spawn(move || {
+            forget_context(8);
+            process_ends();
+            let _ = ended.send(());
+        });
+        assert_eq!(ends.recv_timeout(Duration::from_secs(5)), Ok(()));
+        assert!(queue::is_up_to(1_000, words.open.load(Relaxed)), "what waits on the GPU goes on");
+        held.forget_context(7);
     }
 }

@@ -1,13 +1,13 @@
 //! What was begun, what was let through and what is done; and what may be let through now.
 
-use super::words::{Mapped, TAILS, Words};
+use super::words::{self, Mapped, PLACES, TAILS, Words};
 use crate::clock;
 use crate::gate::situation::{self, Closed, Room};
 use crate::gate::{activity, backlog, mps, wait};
 use crate::mode;
 use std::collections::VecDeque;
 use std::sync::atomic::{
-    AtomicBool, AtomicU64, AtomicUsize,
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::thread::Thread;
@@ -34,9 +34,6 @@ const PARTNER_NS: u64 = 300_000;
 
 /// Groups that may be queued; beyond that the last one grows. The driver's own queue takes a thousand launches.
 pub(super) const MOST_GROUPS: usize = 1024;
-
-/// Contexts with a word; launches in others wait on the processor.
-pub(super) const PLACES: usize = 4;
 
 /// No stream.
 pub(super) const NONE: usize = usize::MAX;
@@ -146,6 +143,7 @@ impl Queue {
             mapped.words.open.store(self.released, Release);
             mapped.words.done.iter().for_each(|done| done.store(self.released, Relaxed));
             self.places.push(Place { context, mapped });
+            words::list(context, mapped.words);
             mapped
         })
     }
@@ -185,6 +183,7 @@ impl Queue {
         let is_at_rest = !backlog::is_recent(now_ns) && situation::prospect(now_ns).until_ns == u64::MAX;
         PART.store(if is_at_rest { PART_AT_REST_NS } else { self.part_ns() }, Relaxed);
         self.begun = self.begun.wrapping_add(1);
+        BEGUN.store(self.begun, Relaxed);
         let number = self.begun;
         let before = std::mem::replace(&mut self.tails[tail].last, number);
         self.groups.push_back(Group { number, tail, words, cost_ns, over_ns: 0 });
@@ -334,7 +333,7 @@ impl Queue {
             // Pairs with the GPU's read: nothing of ours has to be seen before it.
             place.mapped.words.open.store(number, Release);
         }
-        if self.begun == number {
+        if self.tails.get(self.current).is_some_and(|grows| is_up_to(grows.last, number)) {
             IS_RELEASED.store(true, Relaxed);
         }
     }
@@ -354,6 +353,9 @@ impl Queue {
     pub(super) fn forget_context(&mut self, context: usize) {
         let Some(at) = self.places.iter().position(|place| place.context == context) else { return };
         let words = self.places.remove(at).mapped.words;
+        // What waits there is not waited for any more; where it is still there, it goes on.
+        words.open.store(self.begun.wrapping_add(FAR), Release);
+        words::unlist(context);
         self.groups.retain(|group| !std::ptr::eq(group.words, words));
         // No handle of it is ever met again, but for a context that has the same number.
         self.tails.iter_mut().filter(|tail| tail.context == context).for_each(|tail| tail.context = 0);
@@ -383,6 +385,14 @@ impl Queue {
     }
 }
 
+/// The last group that was begun, for who has not got the lock.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
+
+/// Lets everything through that there is or will be, without the lock and for good: the process ends, and [`Queue::release`] keeps nothing back any more.
+pub(super) fn raise_all() {
+    words::raise_all(BEGUN.load(Relaxed).wrapping_add(FAR));
+}
+
 /// Numbers that far ahead are still ahead, cyclically.
 const FAR: u32 = 1 << 30;
 
@@ -402,9 +412,12 @@ pub(super) enum Next {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU32;
+    use parking_lot::Mutex;
+
+    /// Held by tests that write what is read without the lock.
+    pub(in crate::gate::ahead) static ALONE: Mutex<()> = Mutex::new(());
 
     /// Without contexts, so that nothing goes to a driver.
     fn queue(groups: &[(u32, usize, u64)], released: u32, words: &'static Words) -> Queue {
@@ -414,7 +427,7 @@ mod tests {
         Queue { tails, groups: groups.iter().map(group).collect(), begun, released, ..Queue::new() }
     }
 
-    fn words() -> &'static Words {
+    pub(in crate::gate::ahead) fn words() -> &'static Words {
         let words = Words { open: AtomicU32::new(0), _line: [0; 15], done: Default::default() };
         Box::leak(Box::new(words))
     }
@@ -466,6 +479,36 @@ mod tests {
             queue.tails[stream].last = queue.begun;
         }
         assert_eq!((queue.tail(3, 1), queue.tail(100, 1), queue.tail(100, 1)), ((3, false), (0, true), (0, false)));
+    }
+
+    /// Launches had gone on with the older group while a younger one was waiting, and were not told of when theirs ran.
+    #[test]
+    fn launches_join_what_runs_though_a_younger_group_waits() {
+        let _alone = ALONE.lock();
+        let words = words();
+        let mut queue = queue(&[(1, 0, 100), (2, 1, 50)], 0, words);
+        (queue.tails[0].last, queue.tails[1].last) = (1, 2);
+        queue.groups.iter_mut().for_each(|group| group.over_ns = 1_000);
+        STREAM.store(4, Relaxed);
+        assert!(queue.go_on(0, 10) && !IS_RELEASED.load(Relaxed));
+        queue.let_through(1);
+        assert!(IS_RELEASED.load(Relaxed), "it is the older one that grows");
+        assert!(queue.go_on(1, 10) && !IS_RELEASED.load(Relaxed));
+        queue.let_through(2);
+        assert!(IS_RELEASED.load(Relaxed));
+        STREAM.store(NONE, Relaxed);
+    }
+
+    /// What waits there goes on where the context does not end after all, or the stream is another's.
+    #[test]
+    fn what_waits_in_a_context_that_is_forgotten_goes_on() {
+        let _alone = ALONE.lock();
+        let words = words();
+        let mut queue = queue(&[(1, 0, 100), (2, 0, 50)], 1, words);
+        queue.places.push(Place { context: 1, mapped: Mapped::of(words) });
+        queue.forget_context(1);
+        assert!(is_up_to(2, words.open.load(Relaxed)));
+        assert!(queue.groups.is_empty());
     }
 
     #[test]

@@ -3,10 +3,17 @@
 use crate::cuda::{MemoryOp, host_alloc, sys};
 use crate::driver;
 use crate::handlers::capture::RelaxedThread;
-use std::sync::atomic::AtomicU32;
+use std::ptr::null_mut;
+use std::sync::atomic::{
+    AtomicPtr, AtomicU32, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// Streams whose groups are told apart; of more, those used longest ago lose their place.
 pub(super) const TAILS: usize = 8;
+
+/// Contexts with words; launches in others wait on the processor.
+pub(super) const PLACES: usize = 4;
 
 /// Memory that the GPU reads and writes.
 #[repr(C, align(4096))]
@@ -54,10 +61,57 @@ impl Mapped {
         Some(Self { words: unsafe { &*mapped.cast::<Words>() }, device })
     }
 
+    /// Without a GPU.
+    #[cfg(test)]
+    pub(super) fn of(words: &'static Words) -> Self {
+        Self { words, device: 0 }
+    }
+
     /// Puts on the stream, in the place `tail`, that its group `before` is done, and a wait until `number` may run; false where the driver refuses.
     pub(super) fn put(&self, stream: sys::CUstream, tail: usize, before: u32, number: u32) -> bool {
         let done = self.device + (std::mem::offset_of!(Words, done) + tail * size_of::<u32>()) as u64;
         driver::put_memory_ops(stream, &mut [MemoryOp::write(done, before), MemoryOp::wait(self.device, number)])
+    }
+}
+
+/// The words of all contexts that have some, to be found without a lock.
+static LIST: [Listed; PLACES] =
+    [const { Listed { context: AtomicUsize::new(0), words: AtomicPtr::new(null_mut()) } }; PLACES];
+
+struct Listed {
+    /// 0: the place is free.
+    context: AtomicUsize,
+    words: AtomicPtr<Words>,
+}
+
+/// Lists the words of a context. By one thread at a time, as the next.
+pub(super) fn list(context: usize, words: &'static Words) {
+    if let Some(free) = LIST.iter().find(|listed| listed.context.load(Relaxed) == 0) {
+        free.context.store(context, Relaxed);
+        // Pairs with the acquire in `raise_all`.
+        free.words.store(std::ptr::from_ref(words).cast_mut(), Release);
+    }
+}
+
+pub(super) fn unlist(context: usize) {
+    if let Some(listed) = LIST.iter().find(|listed| listed.context.load(Relaxed) == context) {
+        listed.words.store(null_mut(), Relaxed);
+        listed.context.store(0, Relaxed);
+    }
+}
+
+/// Whether a context has words.
+pub(super) fn are_there(context: usize) -> bool {
+    context != 0 && LIST.iter().any(|listed| listed.context.load(Relaxed) == context)
+}
+
+/// Lets groups up to that number run in all contexts.
+pub(super) fn raise_all(number: u32) {
+    for listed in &LIST {
+        // SAFETY: null, or words of some context, which are never unmapped.
+        if let Some(words) = unsafe { listed.words.load(Acquire).as_ref() } {
+            words.open.store(number, Release);
+        }
     }
 }
 
