@@ -70,7 +70,7 @@ pub const ALL: &[Variable] = &[
         name: "AISHIM_GATE_JOBS",
         values: SWITCH,
         default: "off",
-        text: "Also holds back processes of a job on several GPUs, and one that has contexts on several itself; with collectives that measured worse than letting them pass.",
+        text: "Also holds back processes of a job on several GPUs, which with collectives measured worse than letting them pass, and one that has contexts on several itself.",
     },
     Variable {
         name: "AISHIM_JOB",

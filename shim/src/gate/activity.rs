@@ -30,9 +30,6 @@ static OFFSET_NS: AtomicU64 = AtomicU64::new(0);
 /// Until when the GPU will be busy by the estimate alone, which the page may go beyond while a thread waits for the GPU ([`hold`]).
 static ESTIMATE_NS: AtomicU64 = AtomicU64::new(0);
 
-/// More than a rate that is measured to one part in ten thousand loses from one look at the clock to the next, and more than the time between two lines that read both.
-const LOST_LEAST_NS: i64 = 100_000_000;
-
 /// Since when it is busy, by the estimate.
 static BURST_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -47,6 +44,10 @@ const SLICE_NS: u64 = 2_000_000;
 
 /// A launch renews what it says at most so often.
 const RENEW_NS: u64 = 1_000_000;
+
+/// Time stamps that have gone ahead of the clock by more than this since they were last set by it did so while the machine slept: a rate measured to one part in ten thousand
+/// loses less, and so does a thread that is interrupted between reading the one and the other.
+const LOST_LEAST_NS: i64 = 100_000_000;
 
 /// `CLOCK_MONOTONIC` at the moment of a time stamp.
 #[inline]
@@ -63,13 +64,10 @@ pub(super) fn set_clock() {
     let offset_ns = now_ns.wrapping_sub(clock::ns(clock::now()));
     let lost_ns = OFFSET_NS.swap(offset_ns, Relaxed).wrapping_sub(offset_ns).cast_signed();
     if lost_ns > LOST_LEAST_NS
-        && let Some(page) = page()
+        && let Some(own) = shown()
     {
         ESTIMATE_NS.store(now_ns, Relaxed);
-        BURST_NS.store(now_ns, Relaxed);
-        page.ends_ns.store(0, Relaxed);
-        page.busy_until_ns.store(now_ns, Relaxed);
-        page.renewed_ns.store(now_ns, Relaxed);
+        own.fall_idle(now_ns);
     }
 }
 

@@ -7,10 +7,9 @@ use aishim_abi::rank::{PolicyKind, Priority};
 use aishim_abi::statistics::Statistic;
 pub(crate) use aishim_tests::coordinator::monotonic_ns;
 use aishim_tests::sandbox::Running;
-use aishim_tests::{Coordinator, Program, Sandbox, forbidden};
+use aishim_tests::{Coordinator, Program, Sandbox};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) const LONG: Duration = Duration::from_secs(40);
@@ -27,7 +26,7 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duratio
 }
 
 /// A program at work under the library: see programs/company.c.
-fn company(sandbox: &Sandbox, priority: u32, kernel_us: u64, every: u32, pause_us: u32) -> Running {
+pub(crate) fn company(sandbox: &Sandbox, priority: u32, kernel_us: u64, every: u32, pause_us: u32) -> Running {
     let mut command = sandbox.shimmed(Program::new("company").build());
     command.env("SIMCUDA_COSTS", "h200").env("AISHIM_PRIORITY", priority.to_string()).args([
         (kernel_us * 1000).to_string(),
@@ -50,7 +49,7 @@ fn under_mps(sandbox: &Sandbox, command: &mut std::process::Command) {
     command.env("SIMCUDA_MPS", "1").env("CUDA_MPS_PIPE_DIRECTORY", sandbox.directory());
 }
 
-fn signal(running: &Running, number: i32) {
+pub(crate) fn signal(running: &Running, number: i32) {
     // SAFETY: kill(2) of a child that was not waited for yet.
     unsafe { libc::kill(running.child.id() as i32, number) };
 }
@@ -478,85 +477,6 @@ fn a_coordinator_that_makes_no_sense_is_left_alone() {
     }
 }
 
-#[test]
-fn a_program_that_closes_all_descriptors_goes_on() {
-    let program = Program::new("descriptors").build();
-    for (when, is_apart) in ["late", "early", "streams"].into_iter().flat_map(|when| [(when, false), (when, true)]) {
-        let sandbox = Sandbox::new();
-        let _coordinator = Coordinator::start(&sandbox.directory());
-        let mut command = sandbox.shimmed(&program);
-        let outcome = sandbox.run(in_a_table(command.arg(when).arg(sandbox.path("report")), is_apart));
-        assert_eq!((outcome.code(), outcome.stderr.as_str()), (Some(5), ""), "{when}, {is_apart}");
-        assert_eq!(sandbox.segment(outcome.pid).calls("cuLaunchKernel"), 50);
-    }
-}
-
-/// The thread that listens has a table of descriptors to itself, as a rule, or the program's.
-fn in_a_table(command: &mut Command, is_apart: bool) -> &mut Command {
-    if is_apart { command } else { forbidden::close_range(command) }
-}
-
-#[test]
-fn a_client_without_a_table_of_its_own() {
-    let sandbox = Sandbox::new();
-    let first = Coordinator::start(&sandbox.directory());
-    let mut command = sandbox.shimmed(Program::new("company").build());
-    let running = sandbox.start(in_a_table(command.args(["100000", "5", "1000"]), false));
-    is_client(&sandbox, &running, 1);
-    drop(first);
-    let _second = Coordinator::start(&sandbox.directory());
-    is_client(&sandbox, &running, 2);
-    end(running);
-}
-
-/// What the listening thread opened was, for a moment each, the lowest free descriptor of the program, which may count on which that is; and what
-/// a program closed that it had not opened was our conversation.
-#[test]
-fn a_coordinator_that_comes_takes_none_of_the_programs_descriptors() {
-    let sandbox = Sandbox::new();
-    let mut command = sandbox.shimmed(Program::new("descriptors").build());
-    command.arg("lowest").arg(sandbox.path("report")).env("AISHIM_PRIORITY", "5");
-    let mut running = sandbox.start(&mut command);
-    running.wait_for("watching");
-    for round in 1..=3 {
-        let coordinator = Coordinator::start(&sandbox.directory());
-        is_client(&sandbox, &running, round);
-        let peers: Vec<_> = (0..4).map(|_| company(&sandbox, 80, 100, 10, 1_000)).collect();
-        std::thread::sleep(Duration::from_millis(800));
-        assert!(coordinator.seen(running.child.id()).is_some(), "it stays a client");
-        peers.into_iter().for_each(end);
-    }
-    signal(&running, libc::SIGTERM);
-    let outcome = running.wait();
-    assert_eq!(sandbox.segment(outcome.pid).statistic(Statistic::Conversations), 3);
-    assert_eq!((outcome.code(), outcome.stdout.as_str()), (Some(5), "watching\n0 others\n"));
-}
-
-#[test]
-fn children_do_not_stand_in_for_their_parent() {
-    let sandbox = Sandbox::new();
-    let coordinator = Coordinator::start(&sandbox.directory());
-    let program = Program::new("fork").build();
-    for is_apart in [false, true] {
-        let file = sandbox.path("child");
-        let mut command = sandbox.shimmed(&program);
-        let outcome = sandbox.run(in_a_table(command.arg("orphan").arg(&file), is_apart));
-        assert_eq!(outcome.code(), Some(0));
-        // The child lives on, and has let go of the conversation.
-        wait_until("the parent is no client", || coordinator.seen(outcome.pid).is_none());
-        let child: i32 = std::fs::read_to_string(&file).expect("a child").parse().expect("a number");
-        // SAFETY: kill(2) of the program's own child.
-        assert_eq!(unsafe { libc::kill(child, libc::SIGKILL) }, 0, "it lives");
-    }
-    for how in ["after", "spawn", "vfork", "replaced"] {
-        let run = |with_library: bool| {
-            let mut command = if with_library { sandbox.shimmed(&program) } else { sandbox.native(&program) };
-            sandbox.run(command.arg(how).arg(sandbox.path(how)))
-        };
-        run(true).assert_same(&run(false));
-    }
-}
-
 /// Under the real coordinator: one that is stopped while it waits for its turn gets none, and its equal has the GPU to itself.
 #[test]
 fn one_that_is_stopped_while_it_waits_has_no_turns() {
@@ -568,16 +488,19 @@ fn one_that_is_stopped_while_it_waits_has_no_turns() {
     let waited_ns = |running: &Running| statistic(&sandbox, running, Statistic::GatedTime);
     wait_until("they take turns", || waited_ns(&one) > 50_000_000 && waited_ns(&two) > 50_000_000);
     // It waits half of the time, so four times in eight it is stopped while it does.
-    for round in 0..8 {
+    let more_ms = (0..8).map(|round| {
         signal(&two, libc::SIGSTOP);
         std::thread::sleep(Duration::from_millis(200));
         let before = waited_ns(&one);
         std::thread::sleep(Duration::from_millis(200));
-        let more_ms = (waited_ns(&one) - before) / 1_000_000;
+        let more_ns = waited_ns(&one) - before;
         signal(&two, libc::SIGCONT);
-        assert!(more_ms < 20, "{more_ms} of 200 ms in round {round}");
         std::thread::sleep(Duration::from_millis(23 + 7 * round));
-    }
+        more_ns / 1_000_000
+    });
+    let more_ms: Vec<u64> = more_ms.collect();
+    println!("of 200 ms it waited for {more_ms:?}");
+    assert!(more_ms.iter().all(|more_ms| *more_ms < 20), "{more_ms:?}");
     end(two);
     end(one);
 }

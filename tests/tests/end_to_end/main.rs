@@ -25,6 +25,7 @@ mod lookups;
 mod many;
 mod memory;
 mod memory_work;
+mod own_table;
 mod panics;
 mod pinned;
 mod pool_map;

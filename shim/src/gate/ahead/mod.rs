@@ -123,16 +123,16 @@ fn begin(stream: usize, key: usize, cost_ns: u64) -> Option<Joined> {
     let Some(mut queue) = QUEUE.try_lock_for(PATIENCE) else {
         return (STREAM.load(Relaxed) == key).then(joined);
     };
-    let mut place = queue.place(context);
+    let mut mapped = words::of(context);
     // Words are made in the current context, and end with it: where that is another, the launch waits on the processor.
-    if place.is_none() && context == current && queue.has_room_for(context) {
+    if mapped.is_none() && context == current && words::has_room_for(context) {
         // Without the lock: the driver may wait for a launch that waits for room in its queue, which the thread sees to.
         drop(queue);
         let made = map()?;
         queue = QUEUE.lock();
-        place = queue.settle_in(context, made);
+        mapped = queue.settle_in(context, made);
     }
-    let mapped = place?;
+    let mapped = mapped?;
     // Under the lock, or it would be shut again after it was opened for good.
     if !is_on() {
         return None;
@@ -213,7 +213,7 @@ pub(super) fn process_ends() {
 
 /// A context ends, and with it what waits in it.
 pub(super) fn forget_context(context: usize) {
-    if IS_CHILD.load(Relaxed) || !words::are_there(context) {
+    if IS_CHILD.load(Relaxed) || words::of(context).is_none() {
         return;
     }
     // As above; a process that ends has raised the words already.

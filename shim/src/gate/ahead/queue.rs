@@ -1,6 +1,6 @@
 //! What was begun, what was let through and what is done; and what may be let through now.
 
-use super::words::{self, Mapped, PLACES, TAILS, Words};
+use super::words::{self, Mapped, TAILS, Words};
 use crate::clock;
 use crate::gate::situation::{self, Closed, Room};
 use crate::gate::{activity, backlog, mps, wait};
@@ -53,13 +53,6 @@ pub(super) fn is_up_to(a: u32, b: u32) -> bool {
     b.wrapping_sub(a).cast_signed() >= 0
 }
 
-/// A context and its words.
-#[derive(Clone, Copy)]
-struct Place {
-    context: usize,
-    mapped: Mapped,
-}
-
 /// A stream, and the last group on it.
 #[derive(Clone, Copy)]
 struct Tail {
@@ -79,7 +72,6 @@ pub(super) struct Group {
 }
 
 pub(super) struct Queue {
-    places: Vec<Place>,
     tails: Vec<Tail>,
     /// The place of the stream on which launches are added to a group.
     current: usize,
@@ -106,7 +98,6 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) const fn new() -> Self {
         Self {
-            places: Vec::new(),
             tails: Vec::new(),
             current: NONE,
             groups: VecDeque::new(),
@@ -123,29 +114,14 @@ impl Queue {
         }
     }
 
-    /// The words of a context, where there are such.
-    pub(super) fn place(&self, context: usize) -> Option<Mapped> {
-        self.places.iter().find(|place| place.context == context).map(|place| place.mapped)
-    }
-
-    /// Whether a context without words may have some.
-    pub(super) fn has_room_for(&self, context: usize) -> bool {
-        context != 0 && self.places.len() < PLACES
-    }
-
     /// Takes words for a context, unless it has got some meanwhile, or others the last place.
     pub(super) fn settle_in(&mut self, context: usize, mapped: Mapped) -> Option<Mapped> {
-        if let Some(mapped) = self.place(context) {
-            return Some(mapped);
-        }
-        let may = self.has_room_for(context);
-        may.then(|| {
+        if words::of(context).is_none() && words::has_room_for(context) {
             mapped.words.open.store(self.released, Release);
             mapped.words.done.iter().for_each(|done| done.store(self.released, Relaxed));
-            self.places.push(Place { context, mapped });
-            words::list(context, mapped.words);
-            mapped
-        })
+            words::keep(context, mapped);
+        }
+        words::of(context)
     }
 
     /// The place of a stream, and whether it has just got that.
@@ -329,10 +305,7 @@ impl Queue {
 
     fn let_through(&mut self, number: u32) {
         self.released = number;
-        for place in &self.places {
-            // Pairs with the GPU's read: nothing of ours has to be seen before it.
-            place.mapped.words.open.store(number, Release);
-        }
+        words::open_all(number);
         if self.tails.get(self.current).is_some_and(|grows| is_up_to(grows.last, number)) {
             IS_RELEASED.store(true, Relaxed);
         }
@@ -351,11 +324,9 @@ impl Queue {
 
     /// A context has gone, and with it what waits in it.
     pub(super) fn forget_context(&mut self, context: usize) {
-        let Some(at) = self.places.iter().position(|place| place.context == context) else { return };
-        let words = self.places.remove(at).mapped.words;
+        let Some(words) = words::forget(context) else { return };
         // What waits there is not waited for any more; where it is still there, it goes on.
         words.open.store(self.begun.wrapping_add(FAR), Release);
-        words::unlist(context);
         self.groups.retain(|group| !std::ptr::eq(group.words, words));
         // No handle of it is ever met again, but for a context that has the same number.
         self.tails.iter_mut().filter(|tail| tail.context == context).for_each(|tail| tail.context = 0);
@@ -365,9 +336,7 @@ impl Queue {
     /// Lets everything through that there is or will be.
     pub(super) fn open(&mut self) {
         self.released = self.begun;
-        for place in &self.places {
-            place.mapped.words.open.store(self.begun.wrapping_add(FAR), Release);
-        }
+        words::open_all(self.begun.wrapping_add(FAR));
         self.is_open = true;
         self.groups.clear();
         IS_RELEASED.store(true, Relaxed);
@@ -380,7 +349,7 @@ impl Queue {
     /// After that: groups wait again.
     fn shut(&mut self) {
         if std::mem::take(&mut self.is_open) {
-            self.places.iter().for_each(|place| place.mapped.words.open.store(self.released, Release));
+            words::open_all(self.released);
         }
     }
 }
@@ -390,7 +359,7 @@ static BEGUN: AtomicU32 = AtomicU32::new(0);
 
 /// Lets everything through that there is or will be, without the lock and for good: the process ends, and [`Queue::release`] keeps nothing back any more.
 pub(super) fn raise_all() {
-    words::raise_all(BEGUN.load(Relaxed).wrapping_add(FAR));
+    words::open_all(BEGUN.load(Relaxed).wrapping_add(FAR));
 }
 
 /// Numbers that far ahead are still ahead, cyclically.
@@ -505,7 +474,7 @@ pub(super) mod tests {
         let _alone = ALONE.lock();
         let words = words();
         let mut queue = queue(&[(1, 0, 100), (2, 0, 50)], 1, words);
-        queue.places.push(Place { context: 1, mapped: Mapped::of(words) });
+        words::keep(1, Mapped::of(words));
         queue.forget_context(1);
         assert!(is_up_to(2, words.open.load(Relaxed)));
         assert!(queue.groups.is_empty());

@@ -5,7 +5,7 @@ use crate::driver;
 use crate::handlers::capture::RelaxedThread;
 use std::ptr::null_mut;
 use std::sync::atomic::{
-    AtomicPtr, AtomicU32, AtomicUsize,
+    AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -13,7 +13,7 @@ use std::sync::atomic::{
 pub(super) const TAILS: usize = 8;
 
 /// Contexts with words; launches in others wait on the processor.
-pub(super) const PLACES: usize = 4;
+const MOST: usize = 4;
 
 /// Memory that the GPU reads and writes.
 #[repr(C, align(4096))]
@@ -40,7 +40,7 @@ impl Mapped {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
         // SAFETY: mmap(2) of fresh memory, at no address in particular.
-        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<Words>(), protection, flags, -1, 0) };
+        let mapped = unsafe { libc::mmap(null_mut(), size_of::<Words>(), protection, flags, -1, 0) };
         if mapped == libc::MAP_FAILED {
             return None;
         }
@@ -74,44 +74,64 @@ impl Mapped {
     }
 }
 
-/// The words of all contexts that have some, to be found without a lock.
-static LIST: [Listed; PLACES] =
-    [const { Listed { context: AtomicUsize::new(0), words: AtomicPtr::new(null_mut()) } }; PLACES];
+/// The contexts that have words. Written under the queue's lock; found without it by a process that ends, where whoever has the lock may never give it back.
+static PLACES: [Place; MOST] =
+    [const { Place { context: AtomicUsize::new(0), words: AtomicPtr::new(null_mut()), device: AtomicU64::new(0) } };
+        MOST];
 
-struct Listed {
-    /// 0: the place is free.
+struct Place {
+    /// 0 where the place is free.
     context: AtomicUsize,
     words: AtomicPtr<Words>,
+    device: AtomicU64,
 }
 
-/// Lists the words of a context. By one thread at a time, as the next.
-pub(super) fn list(context: usize, words: &'static Words) {
-    if let Some(free) = LIST.iter().find(|listed| listed.context.load(Relaxed) == 0) {
+fn place(context: usize) -> Option<&'static Place> {
+    PLACES.iter().find(|place| place.context.load(Relaxed) == context)
+}
+
+impl Place {
+    fn mapped(&self) -> Option<Mapped> {
+        // SAFETY: null, or words of some context, which are never unmapped. Pairs with the release in `keep`.
+        let words = unsafe { self.words.load(Acquire).as_ref() };
+        words.map(|words| Mapped { words, device: self.device.load(Relaxed) })
+    }
+}
+
+/// The words of a context, where it has some.
+pub(super) fn of(context: usize) -> Option<Mapped> {
+    place(context)?.mapped()
+}
+
+/// Whether a context without words may have some.
+pub(super) fn has_room_for(context: usize) -> bool {
+    context != 0 && place(0).is_some()
+}
+
+/// These are a context's words from now on.
+pub(super) fn keep(context: usize, mapped: Mapped) {
+    if let Some(free) = place(0) {
         free.context.store(context, Relaxed);
-        // Pairs with the acquire in `raise_all`.
-        free.words.store(std::ptr::from_ref(words).cast_mut(), Release);
+        free.device.store(mapped.device, Relaxed);
+        // Pairs with the acquire in `Place::mapped`.
+        free.words.store(std::ptr::from_ref(mapped.words).cast_mut(), Release);
     }
 }
 
-pub(super) fn unlist(context: usize) {
-    if let Some(listed) = LIST.iter().find(|listed| listed.context.load(Relaxed) == context) {
-        listed.words.store(null_mut(), Relaxed);
-        listed.context.store(0, Relaxed);
-    }
+/// The context has none any more; which they were.
+pub(super) fn forget(context: usize) -> Option<&'static Words> {
+    let place = place(context)?;
+    let mapped = place.mapped()?;
+    place.words.store(null_mut(), Relaxed);
+    place.context.store(0, Relaxed);
+    Some(mapped.words)
 }
 
-/// Whether a context has words.
-pub(super) fn are_there(context: usize) -> bool {
-    context != 0 && LIST.iter().any(|listed| listed.context.load(Relaxed) == context)
-}
-
-/// Lets groups up to that number run in all contexts.
-pub(super) fn raise_all(number: u32) {
-    for listed in &LIST {
-        // SAFETY: null, or words of some context, which are never unmapped.
-        if let Some(words) = unsafe { listed.words.load(Acquire).as_ref() } {
-            words.open.store(number, Release);
-        }
+/// Lets groups up to that number run, in all contexts.
+pub(super) fn open_all(number: u32) {
+    for mapped in PLACES.iter().filter_map(Place::mapped) {
+        // Pairs with the GPU's read: nothing of ours has to be seen before it.
+        mapped.words.open.store(number, Release);
     }
 }
 
